@@ -1,0 +1,1 @@
+"""Floor 1: the layers that networks share. Imports torch and floor 0 only."""

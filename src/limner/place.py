@@ -1,0 +1,57 @@
+"""What runs where. This file alone names devices, and casts happen here."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from limner.errors import BadInput
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class Place:
+    device: torch.device
+    dtype: torch.dtype  # of the products inside networks; states between them stay fp32
+    why: str  # the reason for the dtype, in words
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Matrix products and convolutions in `dtype`, the rest in fp32."""
+        if self.dtype == torch.float32:
+            yield
+        else:
+            with torch.autocast(self.device.type, self.dtype):
+                yield
+
+
+def find_place(device: Device = "auto", dtype: torch.dtype | None = None) -> Place:
+    """The place that a name means on this machine; `auto` takes the fastest there is."""
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = "cuda" if have["cuda"] else "mps" if have["mps"] else "cpu"
+    if not have[device]:
+        there = " and ".join(name for name, yes in have.items() if yes)
+        raise BadInput(f"this machine has no {device} device; it has {there}")
+    best, why = _best_dtype(device)
+    if dtype is not None:
+        best, why = dtype, "asked for"
+    return Place(torch.device(device), best, why)
+
+
+def _best_dtype(device: str) -> tuple[torch.dtype, str]:
+    if device == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return torch.bfloat16, "the card computes bf16 natively"
+        return torch.float16, "the card has no bf16; fp16 is its fast type"
+    if device == "mps":
+        return torch.float32, "bf16 on Metal is not proved here yet"
+    if torch.cpu._is_avx512_bf16_supported():  # no public name for this yet
+        return torch.bfloat16, "the processor has AVX-512 bf16: products are about four times faster than in fp32"
+    return torch.float32, f"the processor ({platform.machine()}) has no AVX-512 bf16; there fp32 is the fast type"

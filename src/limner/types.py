@@ -1,0 +1,68 @@
+"""The types that everything is said in.
+
+Shape legend, for the whole package:
+    B batch   C latent channels   h w latent height and width   H W picture height and width
+    T image tokens   L text tokens   D width   P pooled width   K heads   E width of a head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, float], Tensor]  # (x: B C h w, t in [0, 1]) -> x0: B C h w, fp32, pure
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What a denoiser is told beside x and t."""
+
+    tokens: Tensor  # B L D
+    pooled: Tensor | None = None  # B P
+    mask: Tensor | None = None  # B L, True where a token stands
+    style: Tensor | None = None  # B, int64; 0 means "any style"
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Cond:
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: change(value) for name, value in fields.items()})
+
+    def to(self, device: torch.device) -> Cond:
+        return self._each(lambda value: value.to(device))
+
+    def repeat(self, times: int) -> Cond:
+        """Each row `times` times, one after another."""
+        return self._each(lambda value: value.repeat_interleave(times, dim=0))
+
+    def cat(self, other: Cond) -> Cond:
+        """The rows of `other` below these; both must carry the same fields."""
+        if {n for n, v in vars(self).items() if v is None} != {n for n, v in vars(other).items() if v is None}:
+            raise ValueError("conditions with different fields cannot be joined")
+        mine, theirs = vars(self), vars(other)
+        return replace(self, **{name: torch.cat([mine[name], theirs[name]]) for name in mine if mine[name] is not None})
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One station of a walk from noise to picture; a sampler yields one a time."""
+
+    i: int  # 0 .. n - 1
+    n: int
+    t: float  # the time that x stands at, after this step
+    x: Tensor  # B C h w
+    x0: Tensor  # B C h w, the estimate of the finished latents
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """How latents relate to pictures."""
+
+    channels: int  # C
+    factor: int  # H / h
+    multiple: int  # picture sides must be multiples of this
+    pixels: int  # 3 RGB, 4 RGBA with premultiplied colour

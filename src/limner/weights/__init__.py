@@ -1,0 +1,1 @@
+"""Floor 2: weight files and the names in them."""
