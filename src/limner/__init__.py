@@ -1,0 +1,31 @@
+"""Limner: an open Stable Diffusion system, small enough to read, with a model of its own inside."""
+
+__version__ = "0.1.0"
+
+_SURFACE = {
+    "load": "limner.pipeline",
+    "Model": "limner.pipeline",
+    "Recipe": "limner.recipe",
+    "Noise": "limner.rng",
+    "Cond": "limner.types",
+    "Step": "limner.types",
+    "LimnerError": "limner.errors",
+    "guided": "limner.diffusion.guide",
+    "times": "limner.diffusion.times",
+    "SAMPLERS": "limner.diffusion.samplers",
+    "SCHEDULES": "limner.diffusion.times",
+    "paint": "limner.tasks.paint",
+    "run": "limner.tasks.paint",
+    "describe": "limner.tasks.describe",
+    "to_pil": "limner.image",
+}
+__all__ = ["__version__", *_SURFACE]
+
+
+def __getattr__(name: str) -> object:
+    """The public surface, imported when it is first asked for, so that `import limner` costs nothing."""
+    if name not in _SURFACE:
+        raise AttributeError(f"limner has no {name!r}; it has {', '.join(_SURFACE)}")
+    from importlib import import_module
+
+    return getattr(import_module(_SURFACE[name]), name)

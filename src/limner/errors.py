@@ -10,8 +10,10 @@ class LimnerError(Exception):
     """The base of every error that a person can mend; the command line prints its sentence and exits with 2."""
 
 
-class UnknownName(LimnerError):
-    """A name that no registry, family or config knows."""
+class UnknownName(LimnerError, KeyError):
+    """A name that no registry, family or config knows; a KeyError too, so that `in` and `get` of mappings work."""
+
+    __str__ = Exception.__str__  # a KeyError would show the sentence in quotes
 
     def __init__(self, kind: str, found: str, choices: Iterable[str]) -> None:
         known = sorted(choices)

@@ -36,7 +36,7 @@ def find_place(device: Device = "auto", dtype: torch.dtype | None = None) -> Pla
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         device = "cuda" if have["cuda"] else "mps" if have["mps"] else "cpu"
-    if not have[device]:
+    if not have.get(device):
         there = " and ".join(name for name, yes in have.items() if yes)
         raise BadInput(f"this machine has no {device} device; it has {there}")
     best, why = _best_dtype(device)
@@ -47,7 +47,7 @@ def find_place(device: Device = "auto", dtype: torch.dtype | None = None) -> Pla
 
 def _best_dtype(device: str) -> tuple[torch.dtype, str]:
     if device == "cuda":
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "the card computes bf16 natively"
         return torch.float16, "the card has no bf16; fp16 is its fast type"
     if device == "mps":

@@ -27,9 +27,12 @@ class Registry(Mapping[str, T], Generic[T]):
         def keep(value: T) -> T:
             if name in self._found:
                 raise ValueError(f"two {self.kind}s are called {name!r}")
-            self._found[name] = value
             for spelling in (name, *aliases):
-                self._plain[_plain(spelling)] = name
+                other = self._plain.get(_plain(spelling), name)
+                if other != name:
+                    raise ValueError(f"{spelling!r} would mean two {self.kind}s: {other!r} and {name!r}")
+            self._found[name] = value
+            self._plain |= {_plain(spelling): name for spelling in (name, *aliases)}
             return value
 
         return keep

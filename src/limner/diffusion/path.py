@@ -46,18 +46,28 @@ class Path:
         """Training times: uniform, but for a path that says otherwise."""
         return torch.rand(count, generator=rng)
 
-    def noisy(self, x0: Tensor, eps: Tensor, t: float) -> Tensor:
-        return self.a(t) * x0 + self.s(t) * eps
+    def scales(self, t: float | Tensor, x: Tensor) -> tuple[float | Tensor, float | Tensor]:
+        """a and s at one time, or at a time for each row of x, shaped to multiply x."""
+        if not isinstance(t, Tensor):
+            return self.a(t), self.s(t)
+        both = torch.tensor([(self.a(one), self.s(one)) for one in t.tolist()], dtype=x.dtype, device=x.device)
+        a, s = both.view(len(t), 2, *[1] * (x.ndim - 1)).unbind(1)  # B 1 ... each
+        return a, s
 
-    def target(self, x0: Tensor, eps: Tensor, t: float) -> Tensor:
+    def noisy(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
+        a, s = self.scales(t, x0)
+        return a * x0 + s * eps
+
+    def target(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
         """What the network should answer."""
+        a, s = self.scales(t, x0)
         match self.prediction:
             case "x0":
                 return x0
             case "eps":
                 return eps
             case "v":  # Salimans and Ho 2022, arXiv 2202.00512, section 2
-                return self.a(t) * eps - self.s(t) * x0
+                return a * eps - s * x0
             case "flow":  # Lipman et al. 2022, arXiv 2210.02747
                 return eps - x0
 
@@ -144,7 +154,7 @@ class VarianceExploding(Path):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
 
-    def a(self, t: float) -> float:
+    def a(self, t: float) -> float:  # noqa: ARG002  a constant of time
         return 1.0
 
     def s(self, t: float) -> float:

@@ -45,6 +45,8 @@ def sgm_uniform(n: int, path: Path) -> Array:
 @SCHEDULES.add("simple")
 def simple(n: int, path: Path) -> Array:
     """Every GRID/n-th station of the table."""
+    if n > GRID:
+        raise BadInput(f"{n} steps were asked for; the simple schedule picks from {GRID} stations")
     return np.array([(GRID - int(i * GRID / n)) / GRID for i in range(n)])
 
 

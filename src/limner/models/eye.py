@@ -34,7 +34,7 @@ class Eye(nn.Module):
             self.trunk.extend(ResBlock(width) for _ in range(count))
             if i + 1 < len(config.widths):
                 self.trunk.append(Down(width, config.widths[i + 1]))
-        last = config.widths[-1] * (config.pixels // 16) ** 2
+        last = config.widths[-1] * (config.pixels >> len(config.widths)) ** 2  # each width stands at half the last side
         self.picture_out = nn.Linear(last, config.space)
         self.text_out = nn.Linear(config.text, config.space)
         self.style_out = nn.Linear(last, config.styles)

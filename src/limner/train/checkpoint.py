@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limner.errors import BadWeights
 from limner.weights.io import read_header, read_tensors, write_tensors
+from limner.weights.layout import account
 
 NAME = "checkpoint.safetensors"
 
@@ -46,17 +47,37 @@ def load(
     header = read_header(path)
     if "limner.run" not in header.metadata:
         raise BadWeights(f"{path} is a weight file, not a checkpoint of a run")
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, header)
+    for prefix, wanted in (("model.", model.state_dict()), ("ema.", ema)):
+        shapes = {name: value.shape for name, value in _under(tensors, prefix).items()}
+        account(shapes, {name: value.shape for name, value in wanted.items()}, str(path))
+    kinds = {name.partition(".")[0] for name in tensors} - {"model", "ema"}
+    if not kinds <= set(optimisers):
+        raise BadWeights(f"{path} was saved under {', '.join(sorted(kinds))}, and this run has {', '.join(optimisers)}")
+    try:
+        note: dict[str, Any] = json.loads(header.metadata["limner.run"])
+        states = {kind: _state(_under(tensors, f"{kind}."), optimiser) for kind, optimiser in optimisers.items()}
+    except (ValueError, IndexError) as error:
+        raise BadWeights(f"{path} is not a checkpoint of this run: {error}") from error
     model.load_state_dict(_under(tensors, "model."))
     ema.update({name: value.clone() for name, value in _under(tensors, "ema.").items()})
     for kind, optimiser in optimisers.items():
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(tensors, f"{kind}.").items():
-            index, _, field = name.partition(".")
-            state.setdefault(int(index), {})[field] = value.clone()
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    note: dict[str, Any] = json.loads(header.metadata["limner.run"])
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": states[kind], "param_groups": groups})
     return note
+
+
+def _state(tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """What an optimiser remembers of each parameter, by its number, of the parameter's own shape."""
+    params = [param for group in optimiser.param_groups for param in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, field = name.partition(".")
+        want = params[int(index)].shape
+        if value.ndim and value.shape != want:
+            raise ValueError(f"the optimiser's {field} has shape {list(value.shape)}, the parameter {list(want)}")
+        state.setdefault(int(index), {})[field] = value.clone()
+    return state
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

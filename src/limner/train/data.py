@@ -91,8 +91,13 @@ def _read_shard(path: Path, bad: Callable[[str], None]) -> Iterator[Example]:
                 del waiting[key]
                 try:
                     yield Example(Words.of(key, json.loads(parts[".json"]), split), picture)
-                except (ValueError, AttributeError) as error:
+                except (ValueError, AttributeError, TypeError, RecursionError) as error:
                     bad(f"{path.name}: the words of {key} are not a JSON object ({error})")
+            end = tar.offset
+        with path.open("rb") as file:  # tarfile takes a damaged header, or none, for the end of the archive
+            file.seek(end)
+            if file.read(512) != bytes(512):
+                raise tarfile.ReadError(f"no whole header at byte {end}")
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         bad(f"{path.name} is damaged or cut short: {error}")
     for key, parts in waiting.items():
@@ -100,7 +105,7 @@ def _read_shard(path: Path, bad: Callable[[str], None]) -> Iterator[Example]:
 
 
 def _read_metadata(path: Path, bad: Callable[[str], None]) -> Iterator[Example]:
-    lines = (path / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (path / "metadata.jsonl").read_bytes().splitlines()  # text would split at U+2028 inside a caption too
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -110,7 +115,7 @@ def _read_metadata(path: Path, bad: Callable[[str], None]) -> Iterator[Example]:
             if path.resolve() not in file.resolve().parents:
                 raise ValueError(f"{fields['file_name']} lies outside the folder")
             yield Example(Words.of(file.stem, fields, "train"), file.read_bytes())
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             bad(f"{path.name}/metadata.jsonl, line {number}: {error}")
 
 
@@ -120,9 +125,11 @@ def _read_folder(path: Path, bad: Callable[[str], None]) -> Iterator[Example]:
         if not caption.exists():
             bad(f"{file.name} has no {caption.name} beside it")
             continue
-        yield Example(
-            Words.of(file.stem, {"name": caption.read_text(encoding="utf-8").strip()}, "train"), file.read_bytes()
-        )
+        try:
+            words = Words.of(file.stem, {"name": caption.read_text(encoding="utf-8").strip()}, "train")
+            yield Example(words, file.read_bytes())
+        except (ValueError, OSError) as error:
+            bad(f"{caption.name} or {file.name} cannot be read: {error}")
 
 
 def to_pixels(picture: bytes, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -181,7 +188,10 @@ def pack(path: Path, cache: Path, size: int = 128, on_bad: OnBad = "skip") -> Pi
 
 
 def _files(source: Path) -> list[Path]:
-    return [source] if source.is_file() else sorted(f for f in source.iterdir() if f.is_file())
+    """What the pixels of a source depend on; metadata.jsonl may name pictures in folders below its own."""
+    if source.is_file():
+        return [source]
+    return sorted(f for f in source.rglob("*") if f.suffix.lower() in (*PICTURES, ".txt", ".jsonl"))
 
 
 def _pack(files: list[Path], pixels_file: Path, words_file: Path, size: int, on_bad: OnBad) -> None:

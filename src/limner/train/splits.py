@@ -18,7 +18,7 @@ from limner.train.data import Words
 Split = Literal["train", "val", "pair", "concept"]
 
 
-def _share(*names: str) -> float:
+def share(*names: str) -> float:
     """A number in [0, 1) that depends on the names only."""
     return int.from_bytes(hashlib.sha256("\x1f".join(("limner-1", *names)).encode()).digest()[:6], "big") / 2**48
 
@@ -32,8 +32,8 @@ def splits(words: Sequence[Words]) -> list[Split]:
 
 
 def _split(w: Words, styles: int) -> Split:
-    if w.style and _share("concept", w.concept) < 0.02:
+    if w.style and share("concept", w.concept) < 0.02:
         return "concept"
-    if w.style and styles > 1 and _share("pair", w.style, w.concept) < 0.05:
+    if w.style and styles > 1 and share("pair", w.style, w.concept) < 0.05:
         return "pair"
     return "val" if w.split == "val" else "train"

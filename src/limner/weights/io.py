@@ -6,12 +6,14 @@ dtype, shape and byte range, then the bytes. Everything is checked against the s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import mmap
 import os
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from torch import Tensor
 from limner.errors import BadWeights, NotSaved
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
+MAX_AXES = 16  # no network has more; bounds the products of hostile shapes
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -70,8 +73,8 @@ def read_header(path: Path) -> Header:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise BadWeights(f"{path}: {next(n for n in names if names.count(n) > 1)!r} stands twice in the header")
+            counts = Counter(name for name, _ in pairs)
+            raise BadWeights(f"{path}: {counts.most_common(1)[0][0]!r} stands twice in the header")
         return found
 
     try:
@@ -81,7 +84,8 @@ def read_header(path: Path) -> Header:
             raise TypeError("metadata that is not text")
         entries = {name: _entry(value, 8 + length) for name, value in raw.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadWeights(f"{path}: the header is not that of a safetensors file ({error})") from error
+        why = str(error)[:200]  # a hostile name can be as long as the file
+        raise BadWeights(f"{path}: the header is not that of a safetensors file ({why})") from error
     at = 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         want = math.prod(entry.shape) * entry.dtype.itemsize
@@ -97,12 +101,16 @@ def read_header(path: Path) -> Header:
 
 
 def _entry(value: dict[str, Any], base: int) -> Entry:
-    shape, (start, end) = tuple(value["shape"]), value["data_offsets"]
+    shape, (start, end) = value["shape"], value["data_offsets"]
+    if not isinstance(shape, list) or len(shape) > MAX_AXES:
+        raise ValueError(f"a shape is not a list of at most {MAX_AXES} numbers")
     if not all(type(n) is int and 0 <= n < 2**40 for n in (*shape, start, end)):
         raise ValueError(f"shape {shape} or range {start} to {end} is not made of whole numbers")
+    if math.prod(max(n, 1) for n in shape) >= 2**60:  # with a zero beside it, it would pass for empty
+        raise ValueError(f"shape {shape} is larger than any memory")
     if value["dtype"] not in DTYPES:
         raise ValueError(f"dtype {value['dtype']!r} is not known")
-    return Entry(DTYPES[value["dtype"]], shape, base + start, base + end)
+    return Entry(DTYPES[value["dtype"]], tuple(shape), base + start, base + end)
 
 
 def read_tensors(path: Path, header: Header | None = None) -> dict[str, Tensor]:
@@ -127,6 +135,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at, ordered = 0, sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     for name, tensor in ordered:
+        if tensor.dtype not in NAMES:
+            raise NotSaved(f"{path} could not be written: {name!r} is {tensor.dtype}, which no reader here knows")
         end = at + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
         at = end
@@ -144,6 +154,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise NotSaved(f"{path} could not be written: {error.strerror}") from error
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise NotSaved(f"{path} could not be written: {error.strerror or error}") from error
+        raise

@@ -26,20 +26,27 @@ class Rule:
     ours: str | None
     op: Op = "same"
 
+    def __post_init__(self) -> None:
+        if self.ours is not None and self.theirs.count("{}") != self.ours.count("{}"):
+            raise ValueError(f"{self.theirs!r} and {self.ours!r} have different numbers of {{}}")
+
 
 def rename(names: Iterable[str], rules: Sequence[Rule], back: bool = False) -> dict[str, tuple[str, Op] | None]:
     """For each name what it becomes: the first rule that matches decides, None means dropped. `back`: ours to theirs.
 
-    Raises BadWeights with the first names that no rule matches.
+    Raises BadWeights with the first names that no rule matches, and when two names become one.
     """
     pairs = [(r.ours, r.theirs, r.op) if back else (r.theirs, r.ours, r.op) for r in rules]
     patterns = [(re.compile(_pattern(source)), target, op) for source, target, op in pairs if source is not None]
     found: dict[str, tuple[str, Op] | None] = {}
+    taken: dict[str, str] = {}
     lost = []
     for name in names:
         for pattern, target, op in patterns:
             if match := pattern.fullmatch(name):
                 found[name] = None if target is None else (_fill(target, match.groups()), op)
+                if (move := found[name]) and taken.setdefault(move[0], name) != name:
+                    raise BadWeights(f"{taken[move[0]]!r} and {name!r} would both become {move[0]!r}")
                 break
         else:
             lost.append(name)

@@ -1,0 +1,153 @@
+"""What a picture carries: its recipe, the text that other tools read, and the mark that a trained model made it.
+
+Three places, so that some of it survives: a JSON chunk of our own (`limner`), the `parameters` text of AUTOMATIC1111
+that the field's tools read, and XMP with IPTC's DigitalSourceType (IPTC Photo Metadata 2025.1).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from limner import __version__
+from limner.errors import BadInput
+from limner.recipe import Recipe
+
+MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" \
+xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:dc="http://purl.org/dc/elements/1.1/">
+<xmp:CreatorTool>{tool}</xmp:CreatorTool>
+<Iptc4xmpExt:DigitalSourceType>{source}</Iptc4xmpExt:DigitalSourceType>{words}
+</rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+_USER_COMMENT, _EXIF_IFD = 0x9286, 0x8769
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A recipe and what it met: the weights by digest, the type they ran in, the version that painted."""
+
+    recipe: Recipe
+    weights: Mapping[str, str]  # file name -> SHA-256
+    dtype: str
+    version: str = __version__
+
+    def to_json(self) -> str:
+        fields = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "id": self.recipe.id,
+            "weights": dict(self.weights),
+            "dtype": self.dtype,
+            "limner": self.version,
+        }
+        return json.dumps(fields, ensure_ascii=False, sort_keys=True)
+
+
+def parameters(receipt: Receipt) -> str:
+    """The text of AUTOMATIC1111: the prompt, the negative prompt, then a line of settings."""
+    r = receipt.recipe
+    settings: dict[str, Any] = {
+        "Steps": r.steps,
+        "Sampler": r.sampler,
+        "Schedule type": r.schedule,
+        "CFG scale": f"{r.cfg_scale:g}",
+        "Seed": r.seed,
+        "Size": f"{r.width}x{r.height}",
+        "Model": r.model,
+        "RNG": "CPU",
+        "Version": f"limner {receipt.version}",
+    }
+    if r.style:
+        settings["Style"] = r.style
+    lines = [r.prompt, *([f"Negative prompt: {r.negative}"] if r.negative else [])]
+    return "\n".join([*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items())])
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n\"]", text) else text
+
+
+def xmp(receipt: Receipt | None) -> bytes:
+    """The XMP packet; without a receipt it holds the mark alone."""
+    words = f"\n<dc:description>{_alt(receipt.recipe.prompt)}</dc:description>" if receipt else ""
+    return _XMP.format(tool=f"Limner {__version__}", source=MADE, words=words).encode()
+
+
+def _alt(text: str) -> str:
+    clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text)  # XML 1.0 holds none of these
+    return f'<rdf:Alt><rdf:li xml:lang="x-default">{escape(clean)}</rdf:li></rdf:Alt>'
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The same words in the forms that PNG, and that JPEG and WebP, keep."""
+
+    png: PngInfo
+    exif: bytes
+    xmp: bytes
+
+
+def chunks(receipt: Receipt, words: bool = True) -> Chunks:
+    """What to write into a file; `words=False` leaves all but the mark out."""
+    png, exif = PngInfo(), Image.Exif()
+    packet = xmp(receipt if words else None)
+    png.add_itxt("XML:com.adobe.xmp", packet.decode())
+    if words:
+        png.add_itxt("parameters", parameters(receipt))
+        png.add_itxt("limner", receipt.to_json())
+        text = f"{parameters(receipt)}\nlimner: {receipt.to_json()}"
+        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
+    return Chunks(png, exif.tobytes() if words else b"", packet)
+
+
+def read_receipt(image: Image.Image, name: Path | str) -> Receipt:
+    """The receipt that a picture of ours carries.
+
+    Raises BadInput with what the picture has instead.
+    """
+    text = image.info.get("limner")
+    if text is None and (comment := image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)):
+        _, mark, text = _comment(comment).partition("\nlimner: ")
+        text = text if mark else None
+    if text is None:
+        other = "; it has the parameters of another tool" if foreign_parameters(image) else ""
+        raise BadInput(f"{name} carries no recipe of Limner's{other}")
+    try:
+        fields = json.loads(text)
+        recipe = Recipe.from_json(json.dumps(fields["recipe"]))
+        return Receipt(recipe, dict(fields["weights"]), str(fields["dtype"]), str(fields["limner"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{name} carries a recipe that cannot be read: {error}") from error
+
+
+def foreign_parameters(image: Image.Image) -> str | None:
+    """The `parameters` text of any tool of the field."""
+    found = image.info.get("parameters")
+    if found is None and (comment := image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)):
+        found = _comment(comment)
+    return str(found) if found else None
+
+
+def is_marked(image: Image.Image) -> bool:
+    """Whether the picture says that a trained model made it."""
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""
+    return MADE in (packet.decode("utf-8", "replace") if isinstance(packet, bytes) else str(packet))
+
+
+def _comment(raw: bytes | str) -> str:
+    if isinstance(raw, str):
+        return raw
+    return (
+        raw[8:].decode("utf-16-be", "replace") if raw.startswith(b"UNICODE\0") else raw[8:].decode("ascii", "replace")
+    )

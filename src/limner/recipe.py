@@ -1,0 +1,82 @@
+"""Everything that a run needs, frozen: the command line's flags, the metadata in the picture, the case in a test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from limner.errors import BadInput
+
+VERSION = 1
+MAX_SEED = 2**63 - 1
+
+
+class Recipe(BaseModel):
+    """One picture, said completely. `id` is the SHA-256 of its canonical JSON; old versions keep loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    task: Literal["paint"] = "paint"
+    model: str = "mini"  # a name or a path
+    prompt: str = ""  # empty: unconditional
+    negative: str = ""
+    style: str | None = None  # one of the family's styles; None: any
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    width: Annotated[int, Field(gt=0)] = 128  # pixels
+    height: Annotated[int, Field(gt=0)] = 128  # pixels
+    steps: Annotated[int, Field(ge=1, le=1000)] = 16
+    sampler: str = "dpmpp_2m"
+    schedule: str = "uniform"
+    cfg_scale: float = 3.5  # 1: no guidance
+    cfg_interval: tuple[float, float] = (0.15, 0.85)  # the times between which guidance works
+    cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    best_of: Annotated[int, Field(ge=1, le=64)] = (
+        1  # seeds tried from `seed` on; the one that the eye likes best is kept
+    )
+
+    @field_validator("cfg_scale")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if not math.isfinite(value) or not 0 <= value <= 100:
+            raise ValueError("guidance should be a number from 0 to 100")
+        return value
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def canonical(self) -> str:
+        """Sorted keys, no spaces: the same recipe is the same text everywhere."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def but(self, **changes: Any) -> Self:
+        """This recipe with changes, checked again."""
+        return type(self).of(self.model_dump() | changes)
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """A recipe from loose fields; the error is one sentence."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            found = "" if first["type"] == "missing" else f", not {first['input']!r}"
+            raise BadInput(f"{where}: {first['msg'].removeprefix('Value error, ')}{found}") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise BadInput(f"this is not the JSON of a recipe: {error}") from error
+        if not isinstance(fields, dict):
+            raise BadInput("this is not the JSON of a recipe: it is no object")
+        if fields.get("version", VERSION) > VERSION:
+            raise BadInput(f"the recipe is of version {fields['version']}; this Limner knows up to {VERSION}")
+        return cls.of(fields)

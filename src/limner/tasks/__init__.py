@@ -1,0 +1,1 @@
+"""Floor 5: tasks. Each prepares x, a denoiser and times; none loops."""

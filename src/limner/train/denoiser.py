@@ -1,0 +1,107 @@
+"""The objective of the mini denoiser: find the latents again in any mixture of them with noise, told the words."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limner.diffusion.path import Path, Straight
+from limner.models.bert import Bert, pool
+from limner.models.tokenizer import Pieces
+from limner.place import Place
+from limner.train.captions import caption
+from limner.train.data import Words
+from limner.train.fit import FitConfig, Losses
+from limner.train.latents import Latents
+from limner.types import Cond
+
+
+@dataclass(frozen=True)
+class DenoiserLoss:
+    least_t: float = 0.1  # the weight of the error is 1 / max(t, least_t)^2: that of the velocity, bounded
+    no_style: float = 0.15  # share told "any style"; half of the captionless ones besides
+    jitter: float = 0.1  # deviation of the noise on text states, of about unit size
+    pieces: int = 24  # longest caption in training
+
+
+PATH = Straight(prediction="x0", mean=0.4, spread=1.0, uniform=0.1)
+RUNS: dict[str, tuple[FitConfig, DenoiserLoss]] = {
+    "default": (FitConfig(batch=64, lr=4e-4, muon_lr=4e-3, warmup=300, decay=0.25, ema=0.998), DenoiserLoss()),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    x0: Tensor  # B C h w
+    cond: Cond
+
+
+def told(texts: list[str], styles: list[int], text: Bert, pieces: Pieces, most: int, warn: bool = False) -> Cond:
+    """What a denoiser is told of phrases and styles. A picture's states do not depend on its neighbours."""
+    ids, mask = pieces(texts, most, warn)
+    device = next(text.parameters()).device
+    with torch.no_grad():
+        states = text(ids.to(device), mask.to(device))
+    return Cond(states, pool(states, mask.to(device)), mask.to(device), torch.tensor(styles, device=device))
+
+
+def batches(
+    latents: Latents,
+    words: tuple[Words, ...],
+    styles: tuple[str, ...],
+    text: Bert,
+    pieces: Pieces,
+    loss: DenoiserLoss,
+    place: Place,
+) -> Callable[[torch.Generator, int], Batch]:
+    def batch(rng: torch.Generator, count: int) -> Batch:
+        chosen = torch.multinomial(latents.weights, count, replacement=True, generator=rng)
+        draw = random.Random(int(torch.randint(2**62, (), generator=rng)))
+        texts, named = [], []
+        for i in chosen.tolist():
+            w = words[int(latents.rows[i])]
+            texts.append(caption(w, latents.scenes[i], draw))
+            known = styles.index(w.style) + 1 if w.style in styles else 0
+            named.append(0 if draw.random() < (0.5 if not texts[-1] else loss.no_style) else known)
+        x0 = latents.x0[chosen].float().to(place.device)
+        return Batch(x0, told(texts, named, text, pieces, loss.pieces))
+
+    return batch
+
+
+def denoiser_loss(weights: DenoiserLoss, path: Path = PATH) -> Callable[[nn.Module, Batch, torch.Generator], Losses]:
+    def objective(model: nn.Module, batch: Batch, rng: torch.Generator) -> Losses:
+        x0, cond = batch.x0, batch.cond
+        t = path.draw(len(x0), rng)
+        eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+        if weights.jitter and cond.pooled is not None:
+            size = weights.jitter * cond.tokens.std()
+            tokens = cond.tokens + size * torch.randn(cond.tokens.shape, generator=rng).to(x0.device)
+            cond = Cond(tokens, cond.pooled, cond.mask, cond.style)
+        answer = model(path.noisy(x0, eps, t), t.to(x0.device), cond)
+        error = (answer - path.target(x0, eps, t)).square().mean((1, 2, 3))
+        return {"velocity": (error / t.to(x0.device).clamp(min=weights.least_t).square()).mean()}
+
+    return objective
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: nn.Module,
+    x0: Tensor,
+    cond: Cond,
+    path: Path = PATH,
+    times: tuple[float, ...] = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9),
+) -> float:
+    """The velocity error at fixed times under fixed noise: comparable from step to step."""
+    rng = torch.Generator().manual_seed(0)
+    found = []
+    for t in times:
+        eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+        answer = model(path.noisy(x0, eps, t), torch.full((len(x0),), t, device=x0.device), cond)
+        found.append((answer - x0).square().mean().item() / t**2)
+    return sum(found) / len(found)
