@@ -50,18 +50,28 @@ class Model:
         fit = [min(most, max(least, round(side / step) * step)) for side in (width, height)]
         if fit != [width, height]:
             raise BadInput(
-                f"{self.family.name} cannot paint {width}x{height}: sides are multiples of {step} from {least} to {most}; "
-                f"the nearest is {fit[0]}x{fit[1]}"
+                f"{self.family.name} cannot paint {width}x{height}: sides are multiples of {step} "
+                f"from {least} to {most}; the nearest is {fit[0]}x{fit[1]}"
             )
         return self.family.latent.channels, height // self.family.latent.factor, width // self.family.latent.factor
 
-    def encode(self, prompts: Sequence[str], style: str | None = None) -> Cond:
-        """What the denoiser is told of each prompt: tokens B L D, pooled B D, mask B L, style B."""
-        if style is not None and style not in self.family.styles:
-            raise UnknownName("style", style, self.family.styles)
-        number = 0 if style is None else self.family.styles.index(style) + 1
+    def encode(self, prompts: Sequence[str], style: str | Sequence[str | None] | None = None) -> Cond:
+        """What the denoiser is told of each prompt: tokens B L D, pooled B D, mask B L, style B.
+
+        One style serves every prompt; None is any style.
+        """
+        styles = [style] * len(prompts) if style is None or isinstance(style, str) else style
         states, mask = self.read(prompts)
-        return Cond(states, pool(states, mask), mask, torch.full((len(prompts),), number, device=self.place.device))
+        numbers = torch.tensor([self.style_number(each) for each in styles], device=self.place.device)
+        return Cond(states, pool(states, mask), mask, numbers)
+
+    def style_number(self, style: str | None) -> int:
+        """The index that the denoiser knows a style by; 0 is any."""
+        if style is None:
+            return 0
+        if style not in self.family.styles:
+            raise UnknownName("style", style, self.family.styles)
+        return self.family.styles.index(style) + 1
 
     def denoiser(self, cond: Cond) -> Denoiser:
         """The network and its path as a function (x, t) -> x0; a cond of one row serves every row of x."""
@@ -91,7 +101,7 @@ class Model:
 
     @torch.inference_mode()
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The text states B L D and the mask B L of what stands."""
+        """The text states B L D, in fp32 for all that depends on them, and the mask B L of what stands."""
         ids, mask = (value.to(self.place.device) for value in self.pieces(texts, self.family.pieces, warn=True))
         return self.nets["text"](ids, mask), mask
 
@@ -164,6 +174,13 @@ def _check_digests(path: FilePath, digests: Mapping[str, str]) -> None:
         want, _, name = line.partition("  ")
         if name in digests and digests[name] != want:
             raise BadWeights(f"{path / name} is damaged: its SHA-256 is {digests[name][:16]}..., not {want[:16]}...")
+
+
+def load_part(file: FilePath, family: Family, net: str) -> nn.Module:
+    """One network from a file of its own."""
+    built = load_net(file, read_header(file), family, net, (Rule("{}", "{}"),), part=False)
+    assert built is not None
+    return built
 
 
 def load_net(

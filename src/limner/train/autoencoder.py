@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,15 +26,12 @@ class AutoencoderLoss:
     frozen_encoder: bool = False  # train the decoder alone, so that cached latents stay true
 
 
+FULL = FitConfig(batch=48, lr=8e-4, betas=(0.9, 0.99), weight_decay=1e-3, decay=1.0, shape="cosine")
 RUNS: dict[str, tuple[FitConfig, AutoencoderLoss]] = {
-    "default": (
-        FitConfig(batch=48, lr=8e-4, betas=(0.9, 0.99), weight_decay=1e-3, decay=1.0, shape="cosine"),
-        AutoencoderLoss(),
-    ),
-    "decoder": (
-        FitConfig(batch=16, lr=3e-4, betas=(0.9, 0.99), weight_decay=1e-3, decay=1.0, shape="cosine", warmup=100),
-        AutoencoderLoss(crop=96, noise=0.1, turned=0.0, frozen_encoder=True),
-    ),
+    "default": (FULL, AutoencoderLoss()),
+    "joint": (replace(FULL, lr=5e-4, warmup=50), AutoencoderLoss(turned=0.0, noise=0.03)),  # after "default"
+    "decoder": (replace(FULL, lr=5e-4, warmup=50), AutoencoderLoss(turned=0.0, frozen_encoder=True)),  # after "joint"
+    "tiny": (replace(FULL, steps=20, batch=8, warmup=5, log_every=10), AutoencoderLoss(crop=32)),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.errors import BadWeights
+from limner.errors import BadInput, BadWeights
 from limner.weights.io import read_header, read_tensors, write_tensors
 from limner.weights.layout import account
 
@@ -38,15 +38,29 @@ def save(
 
 
 def load(
-    folder: Path, model: nn.Module, ema: dict[str, Tensor], optimisers: dict[str, torch.optim.Optimizer]
+    folder: Path,
+    model: nn.Module,
+    ema: dict[str, Tensor],
+    optimisers: dict[str, torch.optim.Optimizer],
+    note: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Put the newest checkpoint of a folder back into place and return its note; None when there is none."""
+    """Put the newest checkpoint of a folder back into place and return its note; None when there is none.
+
+    Raises BadInput where the checkpoint's note disagrees with `note`, before anything is changed.
+    """
     path = next((p for p in (folder / NAME, folder / f"previous-{NAME}") if p.exists()), None)
     if path is None:
         return None
     header = read_header(path)
     if "limner.run" not in header.metadata:
         raise BadWeights(f"{path} is a weight file, not a checkpoint of a run")
+    try:
+        found: dict[str, Any] = json.loads(header.metadata["limner.run"])
+    except ValueError as error:
+        raise BadWeights(f"{path} is not a checkpoint of a run: {error}") from error
+    for name, value in (note or {}).items():
+        if name in found and found[name] != json.loads(json.dumps(value)):
+            raise BadInput(f"{path} was made with another {name} ({found[name]}, not {value}); take another --out")
     tensors = read_tensors(path, header)
     for prefix, wanted in (("model.", model.state_dict()), ("ema.", ema)):
         shapes = {name: value.shape for name, value in _under(tensors, prefix).items()}
@@ -55,7 +69,6 @@ def load(
     if not kinds <= set(optimisers):
         raise BadWeights(f"{path} was saved under {', '.join(sorted(kinds))}, and this run has {', '.join(optimisers)}")
     try:
-        note: dict[str, Any] = json.loads(header.metadata["limner.run"])
         states = {kind: _state(_under(tensors, f"{kind}."), optimiser) for kind, optimiser in optimisers.items()}
     except (ValueError, IndexError) as error:
         raise BadWeights(f"{path} is not a checkpoint of this run: {error}") from error
@@ -64,7 +77,7 @@ def load(
     for kind, optimiser in optimisers.items():
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": states[kind], "param_groups": groups})
-    return note
+    return found
 
 
 def _state(tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:

@@ -14,14 +14,20 @@ from limner.train.data import Words
 
 HANDED = {"left", "right", "letter", "button", "clock", "o’clock", "arrow", "arrows", "keycap", "flag", "latin", "sign",
           "symbol", "sos", "text", "word", "book", "number", "music", "note", "calendar", "east", "west"}  # fmt: skip
-WEARERS = {"face", "cat", "dog", "bear", "panda", "fox", "lion", "tiger", "monkey", "frog", "pig", "mouse", "rabbit",
-           "koala", "cow", "horse", "robot", "alien", "ghost", "owl", "penguin", "wolf", "hamster", "snowman"}  # fmt: skip
+WEARERS = {"face", "cat", "dog", "bear", "panda", "fox", "lion", "tiger", "monkey", "frog", "pig", "mouse",
+           "rabbit", "koala", "cow", "horse", "robot", "alien", "ghost", "owl", "penguin", "wolf", "hamster",
+           "snowman"}  # fmt: skip
 HATS = {"top hat", "billed cap", "woman’s hat", "graduation cap", "rescue worker’s helmet", "crown", "military helmet"}
+
+
+def is_handed(words: Words) -> bool:
+    """Whether left and right may matter: signs, letters, clocks, flags, directions."""
+    return bool(HANDED & set(f"{words.name} {' '.join(words.keywords)}".lower().replace(":", " ").split()))
 
 
 def mirrored(picture: Tensor, words: Words) -> tuple[Tensor, Scene] | None:
     """Left and right exchanged, unless the words hint at signs or directions."""
-    if HANDED & set(f"{words.name} {' '.join(words.keywords)}".lower().replace(":", " ").split()):
+    if is_handed(words):
         return None
     return picture.flip(2), Scene("mirror", colour=dominant(picture) or "")
 

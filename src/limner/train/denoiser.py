@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from limner.diffusion.path import Path, Straight
-from limner.models.bert import Bert, pool
-from limner.models.tokenizer import Pieces
-from limner.place import Place
+from limner.pipeline import Model
 from limner.train.captions import caption
 from limner.train.data import Words
 from limner.train.fit import FitConfig, Losses
@@ -25,12 +23,13 @@ class DenoiserLoss:
     least_t: float = 0.1  # the weight of the error is 1 / max(t, least_t)^2: that of the velocity, bounded
     no_style: float = 0.15  # share told "any style"; half of the captionless ones besides
     jitter: float = 0.1  # deviation of the noise on text states, of about unit size
-    pieces: int = 24  # longest caption in training
+    words: int = 14  # longest caption in training
 
 
 PATH = Straight(prediction="x0", mean=0.4, spread=1.0, uniform=0.1)
 RUNS: dict[str, tuple[FitConfig, DenoiserLoss]] = {
     "default": (FitConfig(batch=64, lr=4e-4, muon_lr=4e-3, warmup=300, decay=0.25, ema=0.998), DenoiserLoss()),
+    "tiny": (FitConfig(steps=30, batch=8, lr=1e-3, muon_lr=4e-3, warmup=5, log_every=10), DenoiserLoss()),
 }
 
 
@@ -40,35 +39,23 @@ class Batch:
     cond: Cond
 
 
-def told(texts: list[str], styles: list[int], text: Bert, pieces: Pieces, most: int, warn: bool = False) -> Cond:
-    """What a denoiser is told of phrases and styles. A picture's states do not depend on its neighbours."""
-    ids, mask = pieces(texts, most, warn)
-    device = next(text.parameters()).device
-    with torch.no_grad():
-        states = text(ids.to(device), mask.to(device))
-    return Cond(states, pool(states, mask.to(device)), mask.to(device), torch.tensor(styles, device=device))
-
-
 def batches(
-    latents: Latents,
-    words: tuple[Words, ...],
-    styles: tuple[str, ...],
-    text: Bert,
-    pieces: Pieces,
-    loss: DenoiserLoss,
-    place: Place,
+    latents: Latents, words: tuple[Words, ...], model: Model, loss: DenoiserLoss
 ) -> Callable[[torch.Generator, int], Batch]:
+    """Latents by their weights, each with a fresh caption; `model` reads the words."""
+    styles = model.family.styles
+
     def batch(rng: torch.Generator, count: int) -> Batch:
         chosen = torch.multinomial(latents.weights, count, replacement=True, generator=rng)
         draw = random.Random(int(torch.randint(2**62, (), generator=rng)))
-        texts, named = [], []
+        texts: list[str] = []
+        told: list[str | None] = []
         for i in chosen.tolist():
             w = words[int(latents.rows[i])]
-            texts.append(caption(w, latents.scenes[i], draw))
-            known = styles.index(w.style) + 1 if w.style in styles else 0
-            named.append(0 if draw.random() < (0.5 if not texts[-1] else loss.no_style) else known)
-        x0 = latents.x0[chosen].float().to(place.device)
-        return Batch(x0, told(texts, named, text, pieces, loss.pieces))
+            texts.append(" ".join(caption(w, latents.scenes[i], draw).split()[: loss.words]))
+            kept = w.style in styles and draw.random() >= (0.5 if not texts[-1] else loss.no_style)
+            told.append(w.style if kept else None)
+        return Batch(latents.x0[chosen].float().to(model.place.device), model.encode(texts, told))
 
     return batch
 
@@ -81,7 +68,7 @@ def denoiser_loss(weights: DenoiserLoss, path: Path = PATH) -> Callable[[nn.Modu
         if weights.jitter and cond.pooled is not None:
             size = weights.jitter * cond.tokens.std()
             tokens = cond.tokens + size * torch.randn(cond.tokens.shape, generator=rng).to(x0.device)
-            cond = Cond(tokens, cond.pooled, cond.mask, cond.style)
+            cond = replace(cond, tokens=tokens)
         answer = model(path.noisy(x0, eps, t), t.to(x0.device), cond)
         error = (answer - path.target(x0, eps, t)).square().mean((1, 2, 3))
         return {"velocity": (error / t.to(x0.device).clamp(min=weights.least_t).square()).mean()}

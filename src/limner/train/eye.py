@@ -10,18 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.models.bert import Bert, pool
+from limner.models.bert import pool
 from limner.models.eye import Eye
-from limner.models.tokenizer import Pieces
 from limner.palette import dominant
-from limner.place import Place
+from limner.pipeline import Model
+from limner.rng import generator
 from limner.train.captions import Scene, caption
-from limner.train.compose import HANDED
+from limner.train.compose import is_handed
 from limner.train.data import Pictures
 from limner.train.fit import FitConfig, Losses
 from limner.train.latents import weigh
 
-RUNS = {"default": FitConfig(batch=256, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02, decay=1.0, shape="cosine")}
+RUNS = {
+    "default": FitConfig(batch=256, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02, decay=1.0, shape="cosine"),
+    "tiny": FitConfig(steps=20, batch=16, lr=1e-3, warmup=5, log_every=10),
+}
 
 
 @dataclass(frozen=True)
@@ -33,36 +36,31 @@ class Batch:
     styles: Tensor  # B, -1 where unknown
 
 
-def batches(
-    pictures: Pictures, rows: Tensor, styles: tuple[str, ...], text: Bert, pieces: Pieces, size: int, place: Place
-) -> Callable[[torch.Generator, int], Batch]:
+def batches(pictures: Pictures, rows: Tensor, model: Model, size: int) -> Callable[[torch.Generator, int], Batch]:
     """Concepts alike in number; mirrored, moved and scaled a little, blurred or noisy now and then."""
-    small = torch.cat(
-        [F.adaptive_avg_pool2d(pictures.batch(part), size).mul(255).round().byte() for part in rows.split(256)]
-    )
+    reduced = [F.adaptive_avg_pool2d(pictures.batch(part), size) for part in rows.split(256)]
+    small = torch.cat([part.mul(255).round().byte() for part in reduced])  # N 4 S S
     words = [pictures.words[i] for i in rows.tolist()]
     colours = [dominant(picture.float() / 255) or "" for picture in small]
     weights = weigh(rows, (Scene(),) * len(rows), pictures.words)
     concepts = {concept: i for i, concept in enumerate(sorted({w.concept for w in words}))}
-    handed = [bool(HANDED & set(f"{w.name} {' '.join(w.keywords)}".lower().replace(":", " ").split())) for w in words]
+    handed = torch.tensor([is_handed(w) for w in words])
+    styles = model.family.styles
 
     def batch(rng: torch.Generator, count: int) -> Batch:
         chosen = torch.multinomial(weights, count, replacement=True, generator=rng)
         draw = random.Random(int(torch.randint(2**62, (), generator=rng)))
         told = [words[i] for i in chosen.tolist()]
-        texts = [
-            caption(w, Scene(colour=colours[i]), draw) or w.name for w, i in zip(told, chosen.tolist(), strict=True)
-        ]
-        ids, mask = pieces([*texts, *(w.name for w in told)], 24)
+        scenes = [Scene(colour=colours[i]) for i in chosen.tolist()]
+        texts = [caption(w, scene, draw) or w.name for w, scene in zip(told, scenes, strict=True)]
         with torch.no_grad():
-            pooled = pool(text(ids, mask), mask)
+            pooled = pool(*model.read([*texts, *(w.name for w in told)]))
         ids = torch.tensor([concepts[w.concept] for w in told])
         style = torch.tensor([styles.index(w.style) if w.style in styles else -1 for w in told])
-        flip = (torch.rand(count, generator=rng) < 0.4) & ~torch.tensor([handed[i] for i in chosen.tolist()])
+        flip = (torch.rand(count, generator=rng) < 0.4) & ~handed[chosen]
         shown = jittered(small[chosen].float() / 255, flip, rng)
-        return Batch(
-            shown.to(place.device), pooled[:count], pooled[count:], ids[:, None] == ids, style.to(place.device)
-        )
+        to = model.place.device
+        return Batch(shown.to(to), pooled[:count], pooled[count:], (ids[:, None] == ids).to(to), style.to(to))
 
     return batch
 
@@ -100,3 +98,21 @@ def contrast(model: nn.Module, batch: Batch, rng: torch.Generator) -> Losses:
         ]
     style = F.cross_entropy(model.style_out(features).float(), batch.styles, ignore_index=-1)
     return {"contrast": torch.stack(losses).mean(), "style": 0.3 * style}
+
+
+@torch.no_grad()
+def retrieval(model: Eye, reader: Model, pictures: Pictures, rows: Tensor, count: int = 400) -> dict[str, float]:
+    """How often a held-out picture's own name is the nearest of a hundred, and its style the likeliest."""
+    rows = rows[torch.randperm(len(rows), generator=generator("retrieval"))[:count]]
+    words = [pictures.words[i] for i in rows.tolist()]
+    with reader.place.autocast():
+        seen = model.see(pictures.batch(rows).to(reader.place.device)).float()
+        styles = model.style_out(model.features(pictures.batch(rows).to(reader.place.device))).argmax(1)
+    scores = seen @ model.read(pool(*reader.read([w.name for w in words]))).float().T  # N N
+    hits = []
+    for i, word in enumerate(words):
+        others = [j for j, w in enumerate(words) if w.concept != word.concept and w.name != word.name]
+        chosen = [others[k % len(others)] for k in range(i, i + 99)] if others else []
+        hits.append(bool((scores[i, i] > scores[i, chosen]).all()))
+    right = [reader.family.styles[int(s)] == w.style for s, w in zip(styles, words, strict=True)]
+    return {"R@1 of 100": sum(hits) / len(hits), "style right": sum(right) / len(right)}

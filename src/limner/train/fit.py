@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,15 +101,17 @@ def fit(
     out: Path,
     place: Place,
     note: dict[str, Any],
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Logged | Sampled | Saved]:
     """Train to the end that the config sets, resuming what OUT holds; the sum of the losses is minimised.
 
-    Closing the generator (or Ctrl-C between two steps) saves and stops; `note` travels in the checkpoint.
+    Between two steps `stopping` is asked, and closing the generator works: both save, so nothing is lost. `note` says
+    what is trained and travels in the checkpoint; a checkpoint of something else is refused.
     """
     made = optimisers(model, config)
     base = {kind: [group["lr"] for group in o.param_groups] for kind, o in made.items()}
     ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    before = checkpoint.load(out, model, ema, made) or {"step": 0, "seconds": 0.0}
+    before = checkpoint.load(out, model, ema, made, note) or {"step": 0, "seconds": 0.0}
     step, spent, started = before["step"], before["seconds"], time.monotonic()
     live = dict(model.state_dict(keep_vars=True))
     sums: dict[str, Tensor] = {}
@@ -169,12 +171,10 @@ def fit(
             if now - saved > config.save_every:
                 yield save(done=False)
                 saved = time.monotonic()
-    except (KeyboardInterrupt, GeneratorExit):
+            if stopping():
+                yield save(done=False)
+                return
+    except GeneratorExit:
         save(done=False)
         raise
     yield save(done=True)
-
-
-def derive(config: FitConfig, **changes: Any) -> FitConfig:
-    """A config from another, `replace` by name."""
-    return replace(config, **changes)

@@ -72,8 +72,8 @@ def encoder_digest(model: MiniAutoencoder) -> str:
 
 def encode(
     model: MiniAutoencoder, pictures: Pictures, rows: Tensor, config: ComposeConfig, path: Path, place: Place
-) -> Iterator[float]:
-    """Write the cache at `path`, telling the share done."""
+) -> None:
+    """Write the cache at `path`."""
     todo = list(_plan(pictures, rows, config))
     stored, kept, scenes = [], [], []
     batch: list[Tensor] = []
@@ -87,7 +87,6 @@ def encode(
             with torch.no_grad(), place.autocast():
                 stored.append(model.encode(torch.stack(batch).to(place.device)).half().cpu())
             batch = []
-            yield (number + 1) / len(todo)
     tensors = {"x0": torch.cat(stored), "rows": torch.tensor(kept)}
     note = {"encoder": encoder_digest(model), "pictures": pictures.digest, "compose": asdict(config), "scenes": scenes}
     write_tensors(path, tensors, {"limner.latents": json.dumps(note, ensure_ascii=False)})

@@ -29,7 +29,10 @@ from limner.weights.layout import Rule, translate
 SHORT, LONG = 16, 48  # word pieces that phrases are cut to: most batches, and one in eight
 TEACHER = BertConfig(layers=6, positions=512, embedding=384)
 TEACHER_RULES = (Rule("embeddings.position_ids", None), Rule("pooler.{}", None), Rule("{}", "{}"))
-RUNS = {"default": FitConfig(batch=256, lr=8e-4, betas=(0.9, 0.98), decay=1.0, shape="cosine", warmup=200, ema=0.995)}
+RUNS = {
+    "default": FitConfig(batch=256, lr=8e-4, betas=(0.9, 0.98), decay=1.0, shape="cosine", warmup=200, ema=0.995),
+    "tiny": FitConfig(steps=20, batch=16, lr=1e-3, warmup=5, log_every=10),
+}
 
 
 def find_teacher(folder: Path | None) -> tuple[Bert, Pieces, str]:
