@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import re
+import secrets
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,14 @@ from limner.errors import BadInput, NotSaved
 READ = ("PNG", "JPEG", "WEBP")
 WRITE = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_PIXELS = 16_000_000
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EACCES: "no permission",
+    errno.EEXIST: "its folder is a file",
+    errno.ENOTDIR: "its folder is a file",
+}
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without links say
+MAX_EXIF = 65_000  # bytes; a segment of a JPEG holds no more
 
 
 def to_pil(picture: Tensor) -> Image.Image:
@@ -68,19 +80,27 @@ def slug(prompt: str, longest: int = 48) -> str:
     return words[:longest].rstrip("-") or "picture"
 
 
+def kind_of(path: Path) -> str:
+    """The format that a file's name asks for."""
+    kind = WRITE.get(path.suffix.lower())
+    if kind is None:
+        named = f"a {path.suffix} file" if path.suffix else "a file without a suffix"
+        raise BadInput(f"{path} would be {named}; pictures are written as {', '.join(WRITE)}")
+    return kind
+
+
 def save_picture(
     image: Image.Image, path: Path, png: PngInfo | None, exif: bytes, xmp: bytes, keep: bool = True
 ) -> Path:
     """Write under a temporary name, sync and link into place; with `keep` an existing file gets a neighbour, `-2`.
 
-    Raises NotSaved: no permission, a full disk, a suffix that is not written.
+    Raises NotSaved: no permission, a full disk. Nothing half-written is left behind.
     """
-    kind = WRITE.get(path.suffix.lower())
-    if kind is None:
-        raise BadInput(
-            f"{path.name} would be a {path.suffix or 'nameless'} file; pictures are written as {', '.join(WRITE)}"
-        )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    kind = kind_of(path)
+    partial = path.with_name(f".limner-{secrets.token_hex(6)}.partial")  # short: the name may be as long as names get
+    if kind == "JPEG" and len(exif) > MAX_EXIF:
+        warnings.warn(f"{path} is a JPEG, which cannot hold so long a recipe; PNG and WebP can", stacklevel=2)
+        exif = b""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -98,25 +118,24 @@ def save_picture(
             return path
         return _link(partial, path)
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        reason = REASONS.get(error.errno or 0, error.strerror or str(error))
         raise NotSaved(f"{path} could not be written: {reason}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _link(partial: Path, path: Path) -> Path:
-    """Give the finished file the first free name; a link fails where the name is taken, so nothing is overwritten."""
-    number, free = 2, path
-    while True:
-        try:
-            os.link(partial, free)
-            return free
-        except FileExistsError:
-            free = path.with_stem(f"{path.stem}-{number}")
-            number += 1
-        except PermissionError:  # a file system without links
-            if not free.exists():
+    """Give the finished file the first free name; making a link or a file fails where the name is taken."""
+    for number in itertools.count(1):
+        free = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        with contextlib.suppress(FileExistsError):
+            try:
+                os.link(partial, free)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                free.touch(exist_ok=False)  # holds the name until the file takes its place
                 os.replace(partial, free)
-                return free
-            free = path.with_stem(f"{path.stem}-{number}")
-            number += 1
+            return free
+    raise AssertionError("the numbers ended")

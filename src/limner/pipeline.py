@@ -135,14 +135,20 @@ def find_model(name: str) -> FilePath:
     return path
 
 
-def load(name: str = "mini", place: Place | None = None) -> Model:
-    """A model by name, folder or file, every weight checked against its config before anything is allocated."""
-    place = place or find_place()
-    path = find_model(name)
+def weight_files(path: FilePath) -> list[FilePath]:
+    """The files of a model, at least one: the file itself, or those of the folder."""
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     files = [file for file in files if not file.name.endswith("checkpoint.safetensors")]
     if not files:
         raise BadWeights(f"{path} holds no .safetensors file")
+    return files
+
+
+def load(name: str = "mini", place: Place | None = None) -> Model:
+    """A model by name, folder or file, every weight checked against its config before anything is allocated."""
+    place = place or find_place()
+    path = find_model(name)
+    files = weight_files(path)
     nets: dict[str, nn.Module] = {}
     family: Family | None = None
     digests = {file.name: sha256(file) for file in files}

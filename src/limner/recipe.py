@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from limner.errors import BadInput
+from limner.errors import BadInput, UnknownName
 
 VERSION = 1
 MAX_SEED = 2**63 - 1
@@ -35,15 +34,27 @@ class Recipe(BaseModel):
     cfg_scale: float = 3.5  # 1: no guidance
     cfg_interval: tuple[float, float] = (0.15, 0.85)  # the times between which guidance works
     cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
-    best_of: Annotated[int, Field(ge=1, le=64)] = (
-        1  # seeds tried from `seed` on; the one that the eye likes best is kept
-    )
+    best_of: Annotated[int, Field(ge=1, le=64)] = 1  # seeds tried from `seed` on; the eye keeps the best
+
+    @field_validator("model", "prompt", "negative", "style")
+    @classmethod
+    def _text(cls, value: str | None) -> str | None:
+        if value and any("\ud800" <= mark <= "\udfff" for mark in value):  # bytes of another encoding, come by argv
+            raise ValueError("should be text in UTF-8")
+        return value
 
     @field_validator("cfg_scale")
     @classmethod
     def _finite(cls, value: float) -> float:
-        if not math.isfinite(value) or not 0 <= value <= 100:
-            raise ValueError("guidance should be a number from 0 to 100")
+        if not 0 <= value <= 100:  # NaN is in no range
+            raise ValueError("should be a number from 0 to 100")
+        return value
+
+    @field_validator("cfg_interval")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] <= 1:
+            raise ValueError("should be two times from 0 to 1, the lower first")
         return value
 
     @property
@@ -65,9 +76,13 @@ class Recipe(BaseModel):
             return cls.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            found = "" if first["type"] == "missing" else f", not {first['input']!r}"
-            raise BadInput(f"{where}: {first['msg'].removeprefix('Value error, ')}{found}") from error
+            where, found = ".".join(str(part) for part in first["loc"]), _short(first["input"])
+            if first["type"] == "extra_forbidden":
+                raise UnknownName("field of a recipe", where, cls.model_fields) from error
+            if first["type"] == "missing":
+                raise BadInput(f"{where} is missing from {found}") from error
+            said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            raise BadInput(f"{where} {said}, not {found}") from error
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -77,6 +92,12 @@ class Recipe(BaseModel):
             raise BadInput(f"this is not the JSON of a recipe: {error}") from error
         if not isinstance(fields, dict):
             raise BadInput("this is not the JSON of a recipe: it is no object")
-        if fields.get("version", VERSION) > VERSION:
-            raise BadInput(f"the recipe is of version {fields['version']}; this Limner knows up to {VERSION}")
+        version = fields.get("version", VERSION)
+        if isinstance(version, int) and version > VERSION:
+            raise BadInput(f"the recipe is of version {version}; this Limner knows up to {VERSION}")
         return cls.of(fields)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -95,6 +95,8 @@ class MiniTransformer(nn.Module):
     def __init__(self, config: MiniTransformerConfig) -> None:
         super().__init__()
         self.config = config
+        if config.depth % 2 or config.width % (4 * config.heads):
+            raise ValueError(f"depth {config.depth} must be even and width {config.width} a multiple of 4 x the heads")
         width, patch = config.width, config.channels * config.patch**2
         self.patch_in = nn.Linear(patch, width)
         self.time_in = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))

@@ -56,9 +56,12 @@ def caption(words: Words, scene: Scene, draw: random.Random) -> str:
     if scene.kind not in ("count", "pair"):
         name = _article(name, draw)
     roll = draw.random()
-    if words.keywords and roll < 0.3 and scene.kind in ("plain", "mirror", "recolour"):
-        kept = draw.sample(words.keywords, min(len(words.keywords), draw.randint(1, 4)))
-        name = ", ".join(kept) if len(kept) > 1 and roll < 0.06 else ", ".join([name, *kept])
+    recoloured = scene.kind == "recolour"
+    more = [word for word in words.keywords if not (recoloured and word in NAMES)]
+    if more and roll < 0.3 and scene.kind in ("plain", "mirror", "recolour"):
+        kept = draw.sample(more, min(len(more), draw.randint(1, 4)))
+        alone = roll < 0.06 and len(kept) > 1 and not recoloured
+        name = ", ".join(kept if alone else [name, *kept])
     if words.style in STYLE_WORDS and draw.random() < 0.3:
         style = draw.choice(STYLE_WORDS[words.style])
         name = draw.choice(("{1} {0}", "{1} of {0}", "{0}, {1}", "{0}, {1} style")).format(name, style)

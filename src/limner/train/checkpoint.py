@@ -56,6 +56,8 @@ def load(
         raise BadWeights(f"{path} is a weight file, not a checkpoint of a run")
     try:
         found: dict[str, Any] = json.loads(header.metadata["limner.run"])
+        if not isinstance(found, dict) or not {"step", "seconds"} <= set(found):
+            raise ValueError("its note does not say how far it went")
     except ValueError as error:
         raise BadWeights(f"{path} is not a checkpoint of a run: {error}") from error
     for name, value in (note or {}).items():
@@ -73,7 +75,8 @@ def load(
     except (ValueError, IndexError) as error:
         raise BadWeights(f"{path} is not a checkpoint of this run: {error}") from error
     model.load_state_dict(_under(tensors, "model."))
-    ema.update({name: value.clone() for name, value in _under(tensors, "ema.").items()})
+    for name, value in _under(tensors, "ema.").items():
+        ema[name].copy_(value)
     for kind, optimiser in optimisers.items():
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": states[kind], "param_groups": groups})
@@ -86,10 +89,12 @@ def _state(tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, field = name.partition(".")
-        want = params[int(index)].shape
-        if value.ndim and value.shape != want:
-            raise ValueError(f"the optimiser's {field} has shape {list(value.shape)}, the parameter {list(want)}")
-        state.setdefault(int(index), {})[field] = value.clone()
+        param = params[int(index)]
+        if value.ndim and value.shape != param.shape:
+            raise ValueError(f"the optimiser's {field} is {list(value.shape)} and the parameter {list(param.shape)}")
+        # in the parameter's own order in memory: the fused AdamW walks both as flat memory and mixes them up otherwise
+        kept = torch.empty_like(param, dtype=value.dtype).copy_(value) if value.ndim else value.clone()
+        state.setdefault(int(index), {})[field] = kept
     return state
 
 

@@ -206,20 +206,23 @@ def _pack(files: list[Path], pixels_file: Path, words_file: Path, size: int, on_
     partial = pixels_file.with_suffix(".partial")
     words: list[dict[str, Any]] = []
     digest = hashlib.sha256()
-    with partial.open("wb") as out:
-        for file in files:
-            for example in read(file, bad):
-                try:
-                    pixels = to_pixels(example.picture, size)
-                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                    bad(f"{file.name}: the picture of {example.words.key} cannot be read ({error})")
-                    continue
-                out.write(pixels.tobytes())
-                digest.update(example.words.key.encode() + pixels.tobytes())
-                words.append(vars(example.words))
-    if not words:
-        partial.unlink()
-        raise BadData(f"no picture with words was found in {files[0]}" + (f": {skipped[0]}" if skipped else ""))
+    try:
+        with partial.open("wb") as out:
+            for file in files:
+                for example in read(file, bad):
+                    try:
+                        pixels = to_pixels(example.picture, size)
+                    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                        bad(f"{file.name}: the picture of {example.words.key} cannot be read ({error})")
+                        continue
+                    out.write(pixels.tobytes())
+                    digest.update(example.words.key.encode() + pixels.tobytes())
+                    words.append(vars(example.words))
+        if not words:
+            raise BadData(f"no picture with words was found in {files[0]}" + (f": {skipped[0]}" if skipped else ""))
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     os.replace(partial, pixels_file)
     stored = {"digest": digest.hexdigest(), "skipped": skipped, "words": words}
     words_file.with_suffix(".partial").write_text(json.dumps(stored, ensure_ascii=False), encoding="utf-8")
