@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 from PIL import Image
@@ -20,6 +20,9 @@ from PIL.PngImagePlugin import PngInfo
 from limner import __version__
 from limner.errors import BadInput
 from limner.recipe import Recipe
+
+if TYPE_CHECKING:
+    from limner.pipeline import Model
 
 MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -42,15 +45,24 @@ class Receipt:
     dtype: str
     version: str = __version__
 
-    def to_json(self) -> str:
-        fields = {
+    @classmethod
+    def of(cls, recipe: Recipe, model: Model) -> Receipt:
+        """The receipt of a recipe that a model paints, with the networks that take part."""
+        idle = {"judge"} if recipe.best_of > 1 else {"judge", "eye"}
+        weights = {name: digest for name, digest in model.digests.items() if Path(name).stem not in idle}
+        return cls(recipe, weights, str(model.place.dtype).removeprefix("torch."))
+
+    def fields(self) -> dict[str, Any]:
+        return {
             "recipe": self.recipe.model_dump(mode="json"),
             "id": self.recipe.id,
             "weights": dict(self.weights),
             "dtype": self.dtype,
             "limner": self.version,
         }
-        return json.dumps(fields, ensure_ascii=False, sort_keys=True)
+
+    def to_json(self) -> str:
+        return json.dumps(self.fields(), ensure_ascii=False, sort_keys=True)
 
 
 def parameters(receipt: Receipt) -> str:
@@ -80,7 +92,7 @@ def _quoted(value: object) -> str:
 
 def xmp(receipt: Receipt | None) -> bytes:
     """The XMP packet; without a receipt it holds the mark alone."""
-    words = f"\n<dc:description>{_alt(receipt.recipe.prompt)}</dc:description>" if receipt else ""
+    words = f"\n<dc:description>{_alt(receipt.recipe.prompt[:2000])}</dc:description>" if receipt else ""
     return _XMP.format(tool=f"Limner {__version__}", source=MADE, words=words).encode()
 
 
@@ -99,7 +111,10 @@ class Chunks:
 
 
 def chunks(receipt: Receipt, words: bool = True) -> Chunks:
-    """What to write into a file; `words=False` leaves all but the mark out."""
+    """What to write into a file; `words=False` leaves all but the mark out.
+
+    A prompt of thousands of words does not fit a JPEG: PNG and WebP keep it.
+    """
     png, exif = PngInfo(), Image.Exif()
     packet = xmp(receipt if words else None)
     png.add_itxt("XML:com.adobe.xmp", packet.decode())
@@ -116,12 +131,9 @@ def read_receipt(image: Image.Image, name: Path | str) -> Receipt:
 
     Raises BadInput with what the picture has instead.
     """
-    text = image.info.get("limner")
-    if text is None and (comment := image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)):
-        _, mark, text = _comment(comment).partition("\nlimner: ")
-        text = text if mark else None
+    text = own_text(image)
     if text is None:
-        other = "; it has the parameters of another tool" if foreign_parameters(image) else ""
+        other = "; it has the parameters of another tool" if parameters_of(image) else ""
         raise BadInput(f"{name} carries no recipe of Limner's{other}")
     try:
         fields = json.loads(text)
@@ -131,12 +143,18 @@ def read_receipt(image: Image.Image, name: Path | str) -> Receipt:
         raise BadInput(f"{name} carries a recipe that cannot be read: {error}") from error
 
 
-def foreign_parameters(image: Image.Image) -> str | None:
-    """The `parameters` text of any tool of the field."""
-    found = image.info.get("parameters")
-    if found is None and (comment := image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)):
-        found = _comment(comment)
-    return str(found) if found else None
+def own_text(image: Image.Image) -> str | None:
+    """Our own JSON as it stands in a picture, unchecked."""
+    if "limner" in image.info:
+        return str(image.info["limner"])
+    _, mark, text = _comment(image).partition("\nlimner: ")
+    return text if mark else None
+
+
+def parameters_of(image: Image.Image) -> str | None:
+    """The `parameters` text, of ours or of any tool of the field."""
+    found = str(image.info.get("parameters") or "") or _comment(image).partition("\nlimner: ")[0]
+    return found or None
 
 
 def is_marked(image: Image.Image) -> bool:
@@ -145,9 +163,9 @@ def is_marked(image: Image.Image) -> bool:
     return MADE in (packet.decode("utf-8", "replace") if isinstance(packet, bytes) else str(packet))
 
 
-def _comment(raw: bytes | str) -> str:
+def _comment(image: Image.Image) -> str:
+    """EXIF's UserComment, where JPEG and WebP carry the words; "" where there is none."""
+    raw = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT, b"")
     if isinstance(raw, str):
         return raw
-    return (
-        raw[8:].decode("utf-16-be", "replace") if raw.startswith(b"UNICODE\0") else raw[8:].decode("ascii", "replace")
-    )
+    return raw[8:].decode("utf-16-be" if raw.startswith(b"UNICODE\0") else "ascii", "replace")

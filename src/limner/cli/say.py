@@ -1,0 +1,33 @@
+"""How commands print: aligned rows, one line of JSON, and nothing that could steer the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def plain(text: str) -> str:
+    """Words of a stranger's file without control characters: "\\x1b[2J" is shown and clears no screen."""
+    return "".join(mark if mark == "\n" or mark.isprintable() else repr(mark)[1:-1] for mark in text)
+
+
+def rows(table: Sequence[Sequence[str]], indent: str = "") -> None:
+    """Columns as wide as their widest cell, but for the last; an empty table prints nothing."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)] if table else []
+    for row in table:
+        cells = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)]
+        print(f"{indent}{'  '.join([*cells, row[-1]])}".rstrip())
+
+
+def as_json(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them: 1.5 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.{0 if unit == 'bytes' else 1}f} {unit}"
