@@ -49,6 +49,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "judge": Eye(eye),
         }
         torch.nn.init.normal_(nets["denoiser"].head.weight, std=0.5)  # it begins at zero, which paints one grey
+        torch.nn.init.normal_(nets["denoiser"].modulation.weight, std=0.1)  # and this, which makes it deaf to the style
     for name, net in nets.items():
         ship_net(folder, name, net)
     pieces.save(str(folder / "tokenizer.json"))

@@ -62,10 +62,11 @@ def fitted(image: Image.Image, side: int) -> Tensor:
 def open_picture(path: Path) -> Image.Image:
     """A person's picture; what cannot be opened is refused in words, and before decoding where it is too large."""
     try:
-        image = Image.open(path, formats=READ)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadInput(f"{path} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
-        image.load()
+        with path.open("rb") as file:
+            image = Image.open(file, formats=READ)
+            if image.width * image.height > MAX_PIXELS:
+                raise BadInput(f"{path} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
+            image.load()
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -88,7 +88,7 @@ class Recipe(BaseModel):
     def from_json(cls, text: str) -> Self:
         try:
             fields = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"this is not the JSON of a recipe: {error}") from error
         if not isinstance(fields, dict):
             raise BadInput("this is not the JSON of a recipe: it is no object")

@@ -16,6 +16,7 @@ from cyclopts.exceptions import UnknownCommandError
 
 from limner import __version__
 from limner.cli.help import two_columns
+from limner.cli.say import STDIN
 from limner.errors import LimnerError, UnknownName
 
 COMMANDS = {  # name -> where it is, and what help says of it without looking there
@@ -55,7 +56,7 @@ def build(asked: str = "") -> App:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; every failure that a person can mend is one sentence on standard error and the status 2."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait soon sleep: 8.4 s to 0.1 s on a busy machine
-    argv = sys.argv[1:] if argv is None else argv
+    argv = [STDIN if word == "-" else word for word in (sys.argv[1:] if argv is None else argv)]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from cyclopts import Parameter
 
+from limner.cli.say import STDIN
 from limner.errors import BadInput, NotSaved
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _prompts(given: Iterable[str], file: Path | None) -> Iterator[str]:
     """What was given, with `-` replaced by the lines of standard input, then the lines of the file."""
     try:
         for text in given:
-            if text == "-":
+            if text == STDIN:
                 yield from _lines(sys.stdin.read(), "standard input")
             else:
                 yield text

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 
+STDIN = "\0stdin"  # stands for a lone dash, which the parser would take for a flag
+
+
 def plain(text: str) -> str:
     """Words of a stranger's file without control characters: "\\x1b[2J" is shown and clears no screen."""
     return "".join(mark if mark == "\n" or mark.isprintable() else repr(mark)[1:-1] for mark in text)

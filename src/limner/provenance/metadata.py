@@ -139,7 +139,7 @@ def read_receipt(image: Image.Image, name: Path | str) -> Receipt:
         fields = json.loads(text)
         recipe = Recipe.from_json(json.dumps(fields["recipe"]))
         return Receipt(recipe, dict(fields["weights"]), str(fields["dtype"]), str(fields["limner"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{name} carries a recipe that cannot be read: {error}") from error
 
 
