@@ -25,7 +25,7 @@ MINI = Family(
         Layout("folder", {net: (Rule("{}", "{}"),) for net in NETS}),  # one file a network, our own names
         Layout("single file", {net: (Rule(f"{net}.{{}}", "{}"),) for net in NETS}),
     ),
-    path=Straight(prediction="x0", shift=2.0, mean=0.4, spread=1.0, uniform=0.1),
+    path=Straight(prediction="x0"),
     latent=LatentSpec(channels=8, factor=8, multiple=16, pixels=4),
     sizes=(64, 512),
     pieces=64,
