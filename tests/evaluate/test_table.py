@@ -37,5 +37,11 @@ def test_json_keeps_numbers():
     assert found == [{"value": 0.125, "low": 0.1, "high": 0.15}, {"value": 1.204, "deviation": 0.1}, 8]
 
 
+def test_what_is_no_number_is_a_dash_and_null():
+    section = Section("A", "B", (Column("x"),), (Row("a|b", (Estimate(float("nan")),)),))
+    assert "| a\\|b | - |" in to_markdown(Report({}, (section,)))
+    assert json.loads(to_json(Report({}, (section,))))["sections"][0]["rows"][0]["cells"][0]["value"] is None
+
+
 def test_rich_has_every_row():
     assert to_rich(SECTION).row_count == 2

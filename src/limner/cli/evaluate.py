@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
 
+from limner.cli.say import plain
 from limner.errors import NotSaved
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ def evaluate(
 ) -> None:
     """Measure a model beside real pictures and simple baselines.
 
-    Words to picture, colours, distance to real pictures, copies of training pictures, diversity and alpha, each beside
-    its ceiling and chance, and two sheets with nothing chosen: OUT gets table.md, table.json, sheet.png and
-    neighbours.png. About 10 minutes on two processor cores; with --quick about 2.
+    OUT gets table.md, table.json, sheet.png and neighbours.png; nothing is chosen.
+
+    About 10 minutes on two processor cores; with --quick about 2.
     """
     from limner.evaluate.run import Done, Measured, Painted
     from limner.evaluate.run import evaluate as run
@@ -64,7 +65,7 @@ def read(data: list[Path], cache: Path, size: int) -> Pictures:
         _say(f"reading {path} ...", last=True)
         packs.append(pack(path, cache, size))
     for sentence in [sentence for each in packs for sentence in each.skipped][:5]:
-        _say(f"skipped: {sentence}", last=True)
+        _say(f"skipped: {plain(sentence)}", last=True)
     return packs[0] if len(packs) == 1 else joined(packs)
 
 

@@ -65,9 +65,14 @@ RETRIEVAL: dict[Literal["train", "pair", "concept"], tuple[str, str]] = {
     "train": ("names of training pictures", "The judge knows these real pictures, so the ceiling is high."),
     "pair": (
         "held-out (style, concept) pairs",
-        "The concept was trained in other styles, the style with other concepts, never both together.",
+        "The concept was trained in other styles, the style with other concepts, never both together. The judge knows "
+        "the concept's other pictures, so one of those can please it more than the real picture of the pair.",
     ),
-    "concept": ("held-out concepts", "Neither the model nor the judge was trained on the concept in any style."),
+    "concept": (
+        "held-out concepts",
+        "Neither the model nor the judge was trained on the concept in any style, though names near to it may have "
+        "been (a woman for a man, a dog's face for a dog).",
+    ),
 }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from limner.evaluate.metrics import Estimate
 
@@ -57,7 +58,7 @@ FORMATS = {"share": "{:.1f}", "number": "{:.2f}", "fine": "{:.4f}", "count": "{:
 
 def written(cell: Cell, kind: Kind) -> str:
     """A cell in words: `12.5 (10.1 to 14.9)`, `1.20 ± 0.10`, or a dash for nothing."""
-    if cell is None:
+    if cell is None or math.isnan(cell if isinstance(cell, int | float) else cell.value):
         return "-"
     number = FORMATS[kind]
     scale = 100.0 if kind == "share" else 1.0
@@ -81,7 +82,7 @@ def to_markdown(report: Report) -> str:
         if section.rows:
             heads = ["", *map(heading, section.columns)]
             lines = [heads, ["---", *("---:" for _ in section.columns)]]
-            lines += [[row.name, *_cells(section, row)] for row in section.rows]
+            lines += [[row.name.replace("|", "\\|"), *_cells(section, row)] for row in section.rows]
             parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
 
@@ -92,7 +93,15 @@ def _cells(section: Section, row: Row) -> list[str]:
 
 def to_json(report: Report) -> str:
     """Shares are shares here, from 0 to 1; what is not a number is null."""
-    return json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_finite(asdict(report)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_rich(section: Section) -> Table:
