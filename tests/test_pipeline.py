@@ -34,7 +34,7 @@ def test_the_four_verbs_agree_in_shape(model: Model):
     x = torch.randn(2, *model.latent_shape(64, 96))
     assert model.denoiser(cond)(x, 0.5).shape == x.shape == (2, 8, 8, 12)
     picture = model.to_image(x)
-    assert picture.shape == (2, 4, 64, 96) and 0 <= picture.min() and picture.max() <= 1
+    assert picture.shape == (2, 4, 64, 96) and picture.min() >= 0 and picture.max() <= 1
     assert (picture[:, :3] <= picture[:, 3:]).all()  # premultiplied
     assert model.to_latent(picture).shape == x.shape
 
@@ -139,7 +139,10 @@ def test_a_missing_a_strange_and_a_misshapen_tensor_are_named(copy: Path):
     whole = path.read_bytes()
     for edit, said in (
         (lambda t: t.pop("head.bias"), r"1 weights are missing, the first is 'head\.bias'"),
-        (lambda t: t.update({"head.bais": t["head.bias"]}), r"'head\.bais'; the nearest that is wanted is 'head\.bias'"),
+        (
+            lambda t: t.update({"head.bais": t["head.bias"]}),
+            r"'head\.bais'; the nearest that is wanted is 'head\.bias'",
+        ),
         (lambda t: t.update({"head.bias": torch.zeros(3)}), r"'head\.bias' has shape \[3\] and the config wants"),
     ):
         path.write_bytes(whole)

@@ -10,8 +10,8 @@ from limner.recipe import MAX_SEED, Recipe
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 VERSION_1 = (
-    '{"best_of":1,"cfg_interval":[0.15,0.85],"cfg_rescale":0.0,"cfg_scale":3.5,"height":128,"model":"mini",'
-    '"negative":"","prompt":"a red apple","sampler":"dpmpp_2m","schedule":"uniform","seed":7,"steps":16,'
+    '{"best_of":1,"cfg_interval":[0.1,1.0],"cfg_rescale":0.0,"cfg_scale":5.0,"height":128,"model":"mini",'
+    '"negative":"","prompt":"a red apple","sampler":"euler_ancestral","schedule":"uniform","seed":7,"steps":24,'
     '"style":"flat","task":"paint","version":1,"width":128}'
 )
 

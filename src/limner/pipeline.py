@@ -82,8 +82,12 @@ class Model:
             every = cond if len(cond) == len(x) else cond.repeat(len(x))
             clock = torch.full((len(x),), self.path.clock(t), device=x.device)
             with self.place.autocast():
-                answer = net(x, clock, every)
-            return self.path.x0(x, answer.float(), t)
+                if self.place.one_by_one:
+                    answer = torch.cat([net(x[i : i + 1], clock[:1], every.row(i)) for i in range(len(x))])
+                else:
+                    answer = net(x.contiguous(), clock, every)
+            # one layout for every batch size: in bf16 another layout is another product, and another picture
+            return self.path.x0(x, answer.float().contiguous(), t)
 
         return denoise
 
@@ -96,8 +100,11 @@ class Model:
     @torch.inference_mode()
     def to_image(self, latent: Tensor) -> Tensor:
         """B C h w to B 4 H W in [0, 1] with premultiplied colour, on the CPU."""
+        net = cast(MiniAutoencoder, self.nets["autoencoder"])
         with self.place.autocast():
-            return cast(MiniAutoencoder, self.nets["autoencoder"]).decode(latent).cpu()
+            return torch.cat(
+                [net.decode(part).cpu() for part in latent.split(1 if self.place.one_by_one else len(latent))]
+            )
 
     @torch.inference_mode()
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,14 @@ class Place:
     dtype: torch.dtype  # of the products inside networks; states between them stay fp32
     why: str  # the reason for the dtype, in words
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the rows of a batch are computed alone: in bf16 the CPU rounds products of other sizes otherwise.
+
+        Ancestral samplers make a visible difference of that; alone, a picture is the same in every batch.
+        """
+        return self.device.type == "cpu" and self.dtype != torch.float32
+
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Matrix products and convolutions in `dtype`, the rest in fp32."""

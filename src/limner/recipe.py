@@ -28,11 +28,11 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     width: Annotated[int, Field(gt=0)] = 128  # pixels
     height: Annotated[int, Field(gt=0)] = 128  # pixels
-    steps: Annotated[int, Field(ge=1, le=1000)] = 16
-    sampler: str = "dpmpp_2m"
+    steps: Annotated[int, Field(ge=1, le=1000)] = 24
+    sampler: str = "euler_ancestral"
     schedule: str = "uniform"
-    cfg_scale: float = 3.5  # 1: no guidance
-    cfg_interval: tuple[float, float] = (0.15, 0.85)  # the times between which guidance works
+    cfg_scale: float = 5.0  # 1: no guidance
+    cfg_interval: tuple[float, float] = (0.1, 1.0)  # the times between which guidance works
     cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     best_of: Annotated[int, Field(ge=1, le=64)] = 1  # seeds tried from `seed` on; the eye keeps the best
 

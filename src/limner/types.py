@@ -36,6 +36,9 @@ class Cond:
         """Each row `times` times, one after another."""
         return self._each(lambda value: value.repeat_interleave(times, dim=0))
 
+    def row(self, i: int) -> Cond:
+        return self._each(lambda value: value[i : i + 1])
+
     def cat(self, other: Cond) -> Cond:
         """The rows of `other` below these; both must carry the same fields."""
         if {n for n, v in vars(self).items() if v is None} != {n for n, v in vars(other).items() if v is None}:

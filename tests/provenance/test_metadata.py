@@ -12,7 +12,15 @@ from limner.errors import BadInput
 from limner.image import open_picture, save_picture
 from limner.pipeline import load
 from limner.provenance.metadata import (
-    MADE, Receipt, chunks, is_marked, own_text, parameters, parameters_of, read_receipt, xmp,
+    MADE,
+    Receipt,
+    chunks,
+    is_marked,
+    own_text,
+    parameters,
+    parameters_of,
+    read_receipt,
+    xmp,
 )  # fmt: skip
 from limner.recipe import Recipe
 
@@ -40,7 +48,7 @@ def test_without_words_the_mark_stays(tmp_path: Path, suffix: str):
     assert is_marked(image)
     assert own_text(image) is None and parameters_of(image) is None
     assert b"apple" not in (tmp_path / f"one.{suffix}").read_bytes()
-    with pytest.raises(BadInput, match="carries no recipe of Limner's$"):
+    with pytest.raises(BadInput, match=r"carries no recipe of Limner's$"):
         read_receipt(image, "one")
 
 
@@ -68,7 +76,9 @@ def test_the_parameters_are_those_that_other_tools_read():
     lines = parameters(RECEIPT).splitlines()
     assert lines[0] == RECIPE.prompt
     assert lines[1] == 'Negative prompt: blue: "no"'
-    assert lines[2].startswith("Steps: 16, Sampler: dpmpp_2m, Schedule type: uniform, CFG scale: 3.5, Seed: 7, Size: 128x128")
+    assert lines[2].startswith(
+        "Steps: 24, Sampler: euler_ancestral, Schedule type: uniform, CFG scale: 5, Seed: 7, Size: 128x128"
+    )
     assert "Negative" not in parameters(Receipt(Recipe(prompt="x"), {}, "float32"))
     assert 'Model: "a, b"' in parameters(Receipt(Recipe(model="a, b"), {}, "float32"))
 
@@ -79,8 +89,6 @@ def test_the_receipt_names_the_networks_that_took_part(tiny_folder: Path):
     assert sorted(alone.weights) == ["autoencoder.safetensors", "denoiser.safetensors", "text.safetensors"]
     assert "eye.safetensors" in Receipt.of(Recipe(best_of=2), model).weights
     assert alone.dtype in ("bfloat16", "float32")
-
-
 
 
 def test_the_words_of_another_tool_are_found(tmp_path: Path):

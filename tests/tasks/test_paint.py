@@ -1,85 +1,116 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from limner.diffusion.samplers import SAMPLERS
 from limner.errors import BadInput, UnknownName
-from limner.pipeline import load
+from limner.pipeline import Model, load
 from limner.place import find_place
-from limner.recipe import Recipe
-from limner.tasks.describe import describe
-from limner.tasks.paint import begin, paint, painting, run
+from limner.tasks.paint import BATCH, Painted, begin, best, paint, painting, run, walks
 from limner.types import Step
+
+NEAR = 1 / 255
 
 
 @pytest.fixture(scope="module")
-def model(tiny_folder):
+def model(tiny_folder: Path) -> Model:
     return load(str(tiny_folder), find_place("cpu", torch.float32))
 
 
-RECIPE = Recipe(prompt="a cat", steps=3, seed=5)
+def small(model: Model, **wishes: object):
+    return begin(model, **{"prompt": "a cat", "width": 64, "height": 64, "steps": 3, "seed": 7} | wishes)
 
 
-def test_a_recipe_is_the_same_picture_again(model):
-    assert torch.equal(paint(model, RECIPE), paint(model, RECIPE))
+def test_what_is_not_said_the_family_says(model: Model):
+    recipe, ours = begin(model, prompt="a cat"), model.family.defaults
+    assert (recipe.width, recipe.height) == ours.size
+    assert (recipe.steps, recipe.sampler, recipe.schedule) == (ours.steps, ours.sampler, ours.schedule)
+    assert (recipe.cfg_scale, recipe.cfg_interval) == (ours.cfg_scale, ours.cfg_interval)
 
 
-def test_picture_i_of_a_batch_is_that_of_its_seed(model):
-    together = paint(model, RECIPE, 3)
+def test_names_are_brought_to_one_spelling(model: Model):
+    recipe = begin(model, sampler="DPM++ 2M SDE", schedule="SGM Uniform")
+    assert (recipe.sampler, recipe.schedule) == ("dpmpp_2m_sde", "sgm_uniform")
+    assert recipe.id == begin(model, sampler="dpmpp_2m_sde", schedule="sgm_uniform").id
+
+
+@pytest.mark.parametrize(
+    ("wishes", "kind", "said"),
+    [
+        ({"sampler": "eulr"}, UnknownName, "no sampler is called 'eulr': did you mean euler"),
+        ({"schedule": "kerras"}, UnknownName, "no schedule is called 'kerras': did you mean karras"),
+        ({"style": "blobs"}, UnknownName, "no style is called 'blobs': did you mean blob"),
+        ({"width": 100}, BadInput, "the nearest is 96x128"),
+        ({"best_of": 2, "prompt": ""}, BadInput, "the prompt is empty"),
+        ({"steps": 0}, BadInput, "steps should be"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_at_once(model: Model, wishes: dict, kind: type, said: str):
+    with pytest.raises(kind, match=said):
+        begin(model, **{"prompt": "a cat"} | wishes)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_batch_is_its_pictures_alone(model: Model, sampler: str):
+    recipe = small(model, sampler=sampler)
+    together = paint(model, recipe, 3)
     for i in range(3):
-        assert (together[i] - paint(model, RECIPE.but(seed=5 + i))[0]).abs().max() <= 1 / 255
+        assert torch.allclose(together[i], paint(model, recipe.but(seed=7 + i))[0], atol=NEAR)
+    assert not torch.allclose(together[0], together[1], atol=20 * NEAR)
 
 
-def test_steps_are_yielded_one_by_one(model):
-    steps = list(run(model, RECIPE))
-    assert [step.i for step in steps] == [0, 1, 2] and steps[-1].t == 0
+def test_the_same_recipe_is_the_same_picture(model: Model):
+    assert torch.equal(paint(model, small(model)), paint(model, small(model)))
 
 
-def test_more_pictures_than_a_batch_holds_come_in_batches(model):
-    events = list(painting(model, RECIPE.but(steps=1), 10))
-    assert [len(e) for e in events if isinstance(e, list)] == [8, 2]
-    assert sum(isinstance(e, Step) for e in events) == 2
+def test_many_pictures_go_in_batches_and_in_the_order_of_their_seeds(model: Model):
+    recipe = small(model, steps=1)
+    events = list(painting(model, recipe, BATCH + 3))
+    finished = [event for event in events if isinstance(event, list)]
+    assert [len(batch) for batch in finished] == [BATCH, 3]
+    assert [one.recipe.seed for batch in finished for one in batch] == list(range(7, 7 + BATCH + 3))
+    assert len([event for event in events if isinstance(event, Step)]) == len(walks(recipe, BATCH + 3)) * recipe.steps
 
 
-def test_best_of_keeps_what_the_eye_likes_best(model):
-    tried = paint(model, RECIPE, 4)
-    kept = paint(model, RECIPE.but(best_of=4))
-    scores = model.likeness(tried, ["a cat"])[:, 0]
-    assert (kept[0] - tried[int(scores.argmax())]).abs().max() <= 1 / 255
+def test_a_later_picture_is_repeated_by_its_own_recipe(model: Model):
+    last = [event for event in painting(model, small(model), BATCH + 2) if isinstance(event, list)][-1][-1]
+    assert last.recipe.seed == 7 + BATCH + 1
+    assert torch.allclose(paint(model, last.recipe)[0], last.picture, atol=NEAR)
 
 
-def test_the_prompt_the_style_and_the_negative_count(model):
-    pictures = [
-        paint(model, RECIPE.but(**change))
-        for change in ({}, {"prompt": "a dog"}, {"style": "flat"}, {"negative": "dog"})
-    ]
-    for i, one in enumerate(pictures):
-        assert all(not torch.equal(one, other) for other in pictures[i + 1 :])
+def test_best_of_keeps_what_the_eye_likes_and_repeats(model: Model):
+    recipe = small(model, best_of=5)
+    painted = [one for event in painting(model, recipe, 2) if isinstance(event, list) for one in event]
+    assert [one.recipe.seed for one in painted] == [7, 12]
+    for one in painted:
+        tried = paint(model, one.recipe.but(best_of=1), 5)
+        likes = model.likeness(tried, [recipe.prompt])[:, 0]
+        assert one.seed - one.recipe.seed == int(likes.argmax()) == best(model, tried, recipe.prompt)
+        assert torch.allclose(one.picture, tried[likes.argmax()], atol=NEAR)
+        assert torch.allclose(paint(model, one.recipe)[0], one.picture, atol=NEAR)
 
 
-def test_an_empty_prompt_paints(model):
-    assert torch.isfinite(paint(model, Recipe(steps=2))).all()
+def test_an_empty_prompt_paints_without_words_and_without_guidance(model: Model):
+    recipe = small(model, prompt="")
+    assert torch.equal(paint(model, recipe), paint(model, recipe.but(cfg_scale=1)))
 
 
-def test_what_a_model_cannot_do_is_refused_before_it_begins(model):
-    with pytest.raises(UnknownName, match="did you mean euler"):
-        begin(model, prompt="a cat", sampler="eulr")
-    with pytest.raises(BadInput, match="nearest is 96x128"):
-        begin(model, prompt="a cat", width=100)
-    with pytest.raises(BadInput, match="prompt is empty"):
-        begin(model, best_of=4)
+def test_words_style_and_what_should_not_be_there_count(model: Model):
+    plain = paint(model, small(model))
+    changes = {"prompt": "a dog", "style": "noto", "negative": "red", "cfg_scale": 1.0, "cfg_rescale": 0.7}
+    for name, value in changes.items():
+        assert not torch.equal(paint(model, small(model, **{name: value})), plain), name
 
 
-def test_names_of_the_field_are_brought_to_one_spelling(model):
-    assert begin(model, sampler="DPM++ 2M").sampler == "dpmpp_2m"
+def test_a_walk_can_be_looked_at_and_left(model: Model):
+    walk = run(model, small(model))
+    step = next(walk)
+    assert (step.i, step.n) == (0, 3)
+    assert model.to_image(step.x0).shape == (1, 4, 64, 64)
 
 
-def test_describe_says_names_style_and_colours(model):
-    picture = torch.zeros(4, 128, 128)
-    picture[0, 30:90, 30:90] = picture[3, 30:90, 30:90] = 1
-    found = describe(model, picture, top=3)
-    assert len(found.names) == 3 and found.colours == [("red", 1.0)]
-    assert found.clear == pytest.approx(1 - 60 * 60 / 128**2)
-    assert [score for _, score in found.names] == sorted((score for _, score in found.names), reverse=True)
-
-
-def test_an_empty_picture_is_described_as_one(model):
-    assert describe(model, torch.zeros(4, 128, 128)).sentence() == "an empty picture"
+def test_a_picture_finished_is_whole(model: Model):
+    one = next(event[0] for event in painting(model, small(model)) if isinstance(event, list))
+    assert isinstance(one, Painted) and one.picture.shape == (4, 64, 64)
+    assert one.picture.min() >= 0 and one.picture.max() <= 1

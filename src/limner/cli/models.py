@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from limner.cli.say import as_json, rows, size
+from limner.errors import BadWeights
 
 
 def models(
@@ -17,7 +19,14 @@ def models(
     """List the models that ship, and those at the paths given: family, parameters, size on disk, where."""
     from limner.pipeline import SHIPPED
 
-    found = [_facts(name) for name in (*SHIPPED, *paths)]
+    found = []
+    for name in (*SHIPPED, *paths):
+        try:
+            found.append(_facts(name))
+        except BadWeights as error:
+            if name in paths:
+                raise
+            warnings.warn(f"the model {name} that ships is not whole: {error}", stacklevel=1)  # the others still count
     if json:
         for each in found:
             as_json(each)
@@ -39,6 +48,6 @@ def _facts(name: str) -> dict[str, Any]:
         shapes = {entry: value.shape for entry, value in read_header(file).entries.items()}
         families.add(detect(shapes, str(file))[0].name)
         nets[file.stem] = sum(math.prod(shape) for shape in shapes.values())
-    whole = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
+    files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
     known = {"name": Path(name).name, "family": ", ".join(sorted(families)), "parameters": sum(nets.values())}
-    return known | {"networks": nets, "bytes": whole, "path": str(path)}
+    return known | {"networks": nets, "bytes": sum(file.stat().st_size for file in files), "path": str(path)}

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-
 STDIN = "\0stdin"  # stands for a lone dash, which the parser would take for a flag
 
 

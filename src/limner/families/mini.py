@@ -31,7 +31,7 @@ MINI = Family(
     pieces=64,
     styles=("noto", "emojione", "blob", "firefox", "fluent", "flat", "silhouette", "pixel art"),
     defaults=Defaults(
-        (128, 128), steps=16, sampler="dpmpp_2m", schedule="uniform", cfg_scale=3.5, cfg_interval=(0.15, 0.85)
+        (128, 128), steps=24, sampler="euler_ancestral", schedule="uniform", cfg_scale=5.0, cfg_interval=(0.1, 1.0)
     ),
 )
 FAMILIES.add("mini")(MINI)
