@@ -191,3 +191,14 @@ def test_bf16_stays_near_fp32(tiny_folder: Path, model: Model):
     x = torch.randn(1, *model.latent_shape(64, 64), generator=torch.Generator().manual_seed(0))
     fine, coarse = (each.denoiser(each.encode(["cat"]))(x, 0.5) for each in (model, rough))
     assert (fine - coarse).norm() / fine.norm() < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_is_laid_out_as_one_picture_is(tiny_folder: Path, dtype: torch.dtype):
+    """In bf16 another layout of memory is another product: a batch would differ from its pictures alone."""
+    model = load(str(tiny_folder), find_place("cpu", dtype))
+    denoise = model.denoiser(model.encode(["a cat"]))
+    x = torch.randn(3, *model.latent_shape(128, 128), generator=torch.Generator().manual_seed(0))
+    together, alone = denoise(x.to(memory_format=torch.channels_last), 0.7), denoise(x[:1], 0.7)
+    assert together.is_contiguous() and alone.is_contiguous()
+    assert torch.allclose(together[:1], alone, atol=1e-4)

@@ -28,6 +28,7 @@ from limner.weights.io import Header, read_header, read_tensors, sha256
 from limner.weights.layout import Rule, account, rename, translate
 
 SHIPPED = ("mini",)
+PAINTERS = ("autoencoder", "denoiser")  # what runs under autocast only
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ class Model:
 
         @torch.inference_mode()
         def denoise(x: Tensor, t: float) -> Tensor:
+            x = x.contiguous()  # one layout: in bf16 another one is another product, and another picture
             every = cond if len(cond) == len(x) else cond.repeat(len(x))
             clock = torch.full((len(x),), self.path.clock(t), device=x.device)
             with self.place.autocast():
                 if self.place.one_by_one:
                     answer = torch.cat([net(x[i : i + 1], clock[:1], every.row(i)) for i in range(len(x))])
                 else:
-                    answer = net(x.contiguous(), clock, every)
-            # one layout for every batch size: in bf16 another layout is another product, and another picture
+                    answer = net(x, clock, every)
             return self.path.x0(x, answer.float().contiguous(), t)
 
         return denoise
@@ -166,7 +167,7 @@ def load(name: str = "mini", place: Place | None = None) -> Model:
         for each in layout.rules if layout.name == "single file" else [file.stem if file.stem in family.nets else net]:
             built = load_net(file, header, family, each, layout.rules[each], layout.name == "single file")
             if built is not None:
-                nets[each] = built.to(place.device)
+                nets[each] = place.settle(built) if each in PAINTERS else built.to(place.device)
     assert family is not None
     if missing := sorted(set(family.nets) - set(OPTIONAL) - set(nets)):
         raise BadWeights(f"{path} lacks the {' and the '.join(missing)} of a {family.name} model")

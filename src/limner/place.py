@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from limner.errors import BadInput
 
@@ -28,6 +29,16 @@ class Place:
         Ancestral samplers make a visible difference of that; alone, a picture is the same in every batch.
         """
         return self.device.type == "cpu" and self.dtype != torch.float32
+
+    def settle(self, net: nn.Module) -> nn.Module:
+        """On the device, and the weights of linear and convolutional layers in `dtype` for good.
+
+        Autocast would cast them to the same bits at every call, which takes as long as the products of one picture.
+        """
+        for layer in net.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                layer.to(self.dtype)
+        return net.to(self.device)
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
