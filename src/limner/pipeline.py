@@ -120,13 +120,23 @@ class Model:
         return cast(Eye, self.nets["eye"])
 
     @torch.inference_mode()
-    def likeness(self, pictures: Tensor, texts: Sequence[str], eye: Eye | None = None) -> Tensor:
-        """Cosines of pictures (B 4 H W, premultiplied) and texts in the eye's space: B x len(texts)."""
-        eye = eye or self.eye
+    def vectors(self, texts: Sequence[str], eye: Eye | None = None) -> Tensor:
+        """Texts in the eye's space: unit vectors, N S."""
         pooled = torch.cat([pool(*self.read(texts[i : i + 256])) for i in range(0, len(texts), 256)])
+        return (eye or self.eye).read(pooled).float()
+
+    @cached_property
+    def name_vectors(self) -> Tensor:
+        """Those of `names`, read once: there are thousands."""
+        return self.vectors(self.names)
+
+    @torch.inference_mode()
+    def likeness(self, pictures: Tensor, texts: Sequence[str] | Tensor, eye: Eye | None = None) -> Tensor:
+        """Cosines of pictures (B 4 H W, premultiplied) and texts, or their vectors, in the eye's space: B N."""
+        told = texts if isinstance(texts, Tensor) else self.vectors(texts, eye)
         with self.place.autocast():
-            seen = eye.see(pictures.to(self.place.device))
-        return (seen.float() @ eye.read(pooled).float().T).cpu()
+            seen = (eye or self.eye).see(pictures.to(self.place.device))
+        return (seen.float() @ told.T).cpu()
 
 
 def find_model(name: str) -> FilePath:

@@ -322,7 +322,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
         patch.setattr(os, "fsync", full)
         with pytest.raises(NotSaved, match="No space left on device"):
             broken_off(tmp_path, SHORT, 2)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [f"previous-{NAME}"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [NAME, f"previous-{NAME}"]
     list(start(tmp_path / "whole"))
     list(start(tmp_path))
     same(tmp_path, tmp_path / "whole")

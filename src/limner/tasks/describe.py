@@ -37,7 +37,7 @@ def describe(model: Model, picture: Tensor, top: int = 5) -> Description:
     if not (picture[3] > 0.05).any():
         return Description([], [], [], 1.0, False)
     eye = model.eye
-    scores = model.likeness(picture[None], model.names)[0]
+    scores = model.likeness(picture[None], model.name_vectors)[0]
     values, order = scores.topk(min(top, len(model.names)))
     with model.place.autocast():
         styles = eye.style_out(eye.features(picture[None].to(model.place.device))).float().softmax(1)[0].cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,15 @@ def save(
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"{kind}.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     path = folder / NAME
-    if path.exists():
-        os.replace(path, folder / f"previous-{NAME}")
+    if path.exists():  # by a link: at no moment is there no checkpoint under its name
+        spare = folder / f".spare-{NAME}"
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(path, spare)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, spare)
+        os.replace(spare, folder / f"previous-{NAME}")
+        spare.unlink(missing_ok=True)  # renaming between two names of one file leaves both
     write_tensors(path, tensors, {"limner.run": json.dumps(note)})
     return path
 
