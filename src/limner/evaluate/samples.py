@@ -31,7 +31,7 @@ COLOURED = ("blue apple", "purple banana", "pink car", "green cat", "blue strawb
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is painted. The defaults take 10 to 15 minutes on two processor cores."""
+    """How much is painted: by default about 2,700 pictures."""
 
     seed: int = 0
     prompts: int = 128  # of each retrieval figure
@@ -49,7 +49,7 @@ class Plan:
 
     @classmethod
     def of(cls, pictures: int | None, seed: int, quick: bool) -> Plan:
-        """From the two dials a person has: about how many prompts a figure, and whether two minutes must do."""
+        """From the two dials a person has: about how many prompts a figure, and whether few must do."""
         plan = cls(seed=seed)
         if quick:
             plan = replace(plan, prompts=24, seeds=2, spread=96, empty=96, coloured=2, diverse=(6, 4), copies=200,
