@@ -24,6 +24,8 @@ class Cond:
     pooled: Tensor | None = None  # B P
     mask: Tensor | None = None  # B L, True where a token stands
     style: Tensor | None = None  # B, int64; 0 means "any style"
+    sizes: Tensor | None = None  # B 6 (SDXL: original, crop, target; height first) or B 5 (its refiner)
+    image: Tensor | None = None  # B C' h w, laid beside x: mask, masked picture, depth map
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cond:
         fields = {name: value for name, value in vars(self).items() if value is not None}
@@ -69,3 +71,5 @@ class LatentSpec:
     factor: int  # H / h
     multiple: int  # picture sides must be multiples of this
     pixels: int  # 3 RGB, 4 RGBA with premultiplied colour
+    scale: float = 1.0  # the denoiser's latents are (the autoencoder's - shift) * scale
+    shift: float = 0.0

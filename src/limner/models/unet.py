@@ -1,0 +1,248 @@
+"""The UNet of Stable Diffusion 1, 2 and XL (arXiv 2112.10752, 2307.01952), with the names of the original checkpoints.
+
+Three lists of steps: `input_blocks` go down and are kept, `middle_block` turns, `output_blocks` come up, each joined
+with what was kept. A step is a list of layers: a residual block told the time, a transformer told the words, a
+resampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from limner.nn.attention import attend, join_heads, split_heads
+from limner.nn.embed import timestep_embedding
+from limner.types import Cond
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    channels: int = 4  # of the input: 4 latents; 9 with mask and masked picture, 8 with a picture, 5 with a depth map
+    out: int = 4
+    width: int = 320  # of the first level
+    multiples: tuple[int, ...] = (1, 2, 4, 4)  # of the width, a level each
+    blocks: int = 2  # a level on the way down; one more on the way up
+    depths: tuple[int, ...] = (1, 1, 1, 0)  # transformer blocks in each attention of a level; 0: no attention
+    middle: int = 1  # transformer blocks in the middle
+    context: int = 768  # width of the text states
+    heads: int = 8  # in every attention; 0: as many as make heads 64 wide
+    linear: bool = False  # projections around a transformer are linear and not 1x1 convolutions
+    vector: int = 0  # width of the vector beside the time: pooled text and sizes (SDXL)
+    groups: int = 32  # of the norms
+
+
+def config_of(shapes: Mapping[str, tuple[int, ...]]) -> UnetConfig:
+    """What names and shapes say of a UNet; the number of heads they leave open, and it goes with the projections."""
+    first = shapes["input_blocks.0.0.weight"]
+    steps = len({name.split(".")[1] for name in shapes if name.startswith("input_blocks.")})
+    downs = [i for i in range(steps) if f"input_blocks.{i}.0.op.weight" in shapes]
+    blocks = downs[0] - 1 if downs else steps - 1
+    levels = [1 + i * (blocks + 1) for i in range(len(downs) + 1)]  # the first step of each
+    tops = tuple(shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] // first[0] for i in levels)
+    depths = tuple(_depth(shapes, f"input_blocks.{i}.1") for i in levels)
+    keys = [shape for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
+    linear = any(name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in shapes.items())
+    return UnetConfig(
+        first[1], shapes["out.2.weight"][0], first[0], tops, blocks, depths, _depth(shapes, "middle_block.1"),
+        keys[0][1] if keys else 0, 0 if linear else 8, linear, shapes.get("label_emb.0.0.weight", (0, 0))[1],
+        min(32, first[0]),
+    )  # fmt: skip
+
+
+def _depth(shapes: Mapping[str, tuple[int, ...]], where: str) -> int:
+    depth = 0
+    while f"{where}.transformer_blocks.{depth}.norm1.weight" in shapes:
+        depth += 1
+    return depth
+
+
+class ResBlock(nn.Module):
+    def __init__(self, channels: int, out: int, told: int, groups: int) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(told, out))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(groups, out), nn.SiLU(), nn.Identity(), nn.Conv2d(out, out, 3, padding=1)
+        )
+        self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        y = self.in_layers(x) + self.emb_layers(told)[:, :, None, None]  # B C' h w
+        return self.skip_connection(x) + self.out_layers(y)
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, width: int, context: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context, width, bias=False)
+        self.to_v = nn.Linear(context, width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)  # B T D, B L D, B L D
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        return self.to_out(join_heads(attend(q, k, v)))  # B T D
+
+
+class GatedLinear(nn.Module):
+    """GEGLU (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)  # B T M each
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GatedLinear(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, width: int, context: int, heads: int) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(width, width, heads)
+        self.ff = FeedForward(width)
+        self.attn2 = CrossAttention(width, context, heads)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.attn1(y, y)  # B T D
+        x = x + self.attn2(self.norm2(x), words)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    def __init__(self, width: int, depth: int, config: UnetConfig) -> None:
+        super().__init__()
+        heads = config.heads or width // 64
+        self.linear = config.linear
+        self.norm = nn.GroupNorm(config.groups, width, eps=1e-6)
+        self.proj_in = nn.Linear(width, width) if config.linear else nn.Conv2d(width, width, 1)
+        self.transformer_blocks = nn.ModuleList(TransformerBlock(width, config.context, heads) for _ in range(depth))
+        self.proj_out = nn.Linear(width, width) if config.linear else nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        y = self.norm(x)  # B D h w
+        y = y if self.linear else self.proj_in(y)
+        y = y.flatten(2).transpose(1, 2)  # B T D
+        y = self.proj_in(y) if self.linear else y
+        for block in self.transformer_blocks:
+            y = block(y, words)
+        y = self.proj_out(y) if self.linear else y
+        y = y.transpose(1, 2).unflatten(2, x.shape[2:])  # B D h w
+        return x + (y if self.linear else self.proj_out(y))
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)  # B C h/2 w/2
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))  # B C 2h 2w, or a row less
+
+
+class Unet(nn.Module):
+    def __init__(self, config: UnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        told, groups = 4 * config.width, config.groups
+        self.time_embed = nn.Sequential(nn.Linear(config.width, told), nn.SiLU(), nn.Linear(told, told))
+        if config.vector:
+            inner = nn.Sequential(nn.Linear(config.vector, told), nn.SiLU(), nn.Linear(told, told))
+            self.label_emb = nn.Sequential(inner)
+        widths = [config.width * m for m in config.multiples]
+
+        def step(channels: int, out: int, depth: int, *more: nn.Module) -> nn.ModuleList:
+            layers: list[nn.Module] = [ResBlock(channels, out, told, groups)]
+            return nn.ModuleList([*layers, *([SpatialTransformer(out, depth, config)] if depth else []), *more])
+
+        downs = [nn.ModuleList([nn.Conv2d(config.channels, config.width, 3, padding=1)])]
+        kept = [config.width]  # channels of each step on the way down
+        for i, (width, depth) in enumerate(zip(widths, config.depths, strict=True)):
+            for _ in range(config.blocks):
+                downs.append(step(kept[-1], width, depth))
+                kept.append(width)
+            if i < len(widths) - 1:
+                downs.append(nn.ModuleList([Downsample(width)]))
+                kept.append(width)
+        self.input_blocks = nn.ModuleList(downs)
+        self.middle_block = step(kept[-1], kept[-1], config.middle, ResBlock(kept[-1], kept[-1], told, groups))
+        ups, channels = [], kept[-1]
+        for i, (width, depth) in reversed(list(enumerate(zip(widths, config.depths, strict=True)))):
+            for j in range(config.blocks + 1):
+                last = j == config.blocks and i > 0
+                ups.append(step(channels + kept.pop(), width, depth, *([Upsample(width)] if last else [])))
+                channels = width
+        self.output_blocks = nn.ModuleList(ups)
+        self.out = nn.Sequential(
+            nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, config.out, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """x: B C h w; t: B, stations 0 .. 999; cond: tokens, and for SDXL pooled and sizes. Gives B C h w, fp32.
+
+        cond.image, B C' h w, is laid beside x: a mask and a masked picture, a picture to edit, a depth map.
+        """
+        told = self.time_embed(timestep_embedding(t, self.config.width))  # B 4D
+        if self.config.vector:
+            told = told + self.label_emb(self.vector(cond))
+        y = x if cond.image is None else torch.cat([x, cond.image], dim=1)
+        if y.shape[1] != self.config.channels:
+            raise ValueError(f"this UNet takes {self.config.channels} channels, not {y.shape[1]}")
+        kept: list[Tensor] = []
+        for step in self.input_blocks:
+            y = self._walk(step, y, told, cond.tokens)  # type: ignore[arg-type]
+            kept.append(y)
+        y = self._walk(self.middle_block, y, told, cond.tokens)
+        for step in self.output_blocks:
+            y = torch.cat([y, kept.pop()], dim=1)
+            y = self._walk(step, y, told, cond.tokens, kept[-1].shape[-2:] if kept else (0, 0))  # type: ignore
+        return self.out(y).float()  # B C h w
+
+    def vector(self, cond: Cond) -> Tensor:
+        """Pooled text, then each of the sizes as 256 cosines and sines (arXiv 2307.01952, section 2.2): B V."""
+        if cond.pooled is None or cond.sizes is None:
+            raise ValueError("this UNet needs pooled text and sizes")
+        sizes = timestep_embedding(cond.sizes.flatten(), 256).view(len(cond.sizes), -1)  # B 6*256
+        return torch.cat([cond.pooled, sizes], dim=1)
+
+    @staticmethod
+    def _walk(step: nn.ModuleList, x: Tensor, told: Tensor, words: Tensor, size: tuple[int, int] = (0, 0)) -> Tensor:
+        for layer in step:
+            match layer:
+                case ResBlock():
+                    x = layer(x, told)
+                case SpatialTransformer():
+                    x = layer(x, words)
+                case Upsample():
+                    x = layer(x, size)
+                case _:
+                    x = layer(x)
+        return x

@@ -1,0 +1,1 @@
+"""Tables of names: how each published layout calls the weights that ours call by the original names."""
