@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.diffusion.path import Path, Straight, VarianceExploding, VariancePreserving
+from limner.diffusion.path import Discrete, Path, Straight, VarianceExploding, VariancePreserving
 
-PATHS = [Straight(), VariancePreserving(), VarianceExploding()]
+PATHS = [Straight(), VariancePreserving(), VarianceExploding(), Discrete()]
 PREDICTIONS = ["x0", "eps", "v", "flow"]
 every_path = pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 
@@ -129,3 +129,61 @@ def test_a_path_is_a_fact():
     assert Straight() == Straight()
     with pytest.raises(AttributeError):
         Straight().shift = 3.0  # type: ignore[misc]
+
+
+def test_the_tables_stations_are_those_of_the_released_checkpoints():
+    path = Discrete()
+    assert path.sigmas == pytest.approx((0.0291672, 14.614641), rel=2e-6)
+    kept = 1.0
+    for k in range(1000):  # Ho et al. 2020, one multiplication a station
+        kept *= 1 - (0.00085**0.5 + k / 999 * (0.012**0.5 - 0.00085**0.5)) ** 2
+        t = (k + 1) / 1000
+        assert path.a(t) ** 2 == pytest.approx(kept, rel=1e-9)
+        assert path.a(t) ** 2 + path.s(t) ** 2 == pytest.approx(1, abs=1e-14)
+        assert path.clock(t) == pytest.approx(k, abs=1e-9)
+
+
+def test_between_stations_the_logarithm_of_the_level_is_linear_and_below_the_first_the_level():
+    path = Discrete()
+    between = [math.log(path.s(t) / path.a(t)) for t in (0.4, 0.40025, 0.401)]
+    assert between[1] == pytest.approx(0.75 * between[0] + 0.25 * between[2])
+    assert path.s(0.00025) / path.a(0.00025) == pytest.approx(path.sigmas[0] / 4)
+    assert path.time(path.sigmas[0] / 4) == pytest.approx(0.00025)
+    assert path.time(1e9) == 1.0
+
+
+def test_the_clock_of_a_table_is_its_station_or_the_nearest():
+    assert Discrete().clock(0.5003) == pytest.approx(499.3)
+    assert Discrete(whole=True).clock(0.5003) == 499.0
+    assert Discrete().clock(0.0) == Discrete(whole=True).clock(0.0003) == 0.0  # there is nothing below station 0
+    assert Straight(scale=1000.0).clock(0.25) == 250.0
+
+
+def test_zero_terminal_snr_leaves_the_first_station_and_ends_in_noise():
+    path, plain = Discrete(zero_snr=True, prediction="v"), Discrete()
+    assert path.s(0.001) / path.a(0.001) == pytest.approx(plain.sigmas[0])
+    assert path.a(1.0) ** 2 == pytest.approx(2.0**-24)
+    assert path.a(0.5) < plain.a(0.5)
+
+
+def test_training_times_of_a_table_are_its_stations():
+    stations = Discrete().draw(20_000, torch.Generator().manual_seed(0)).double() * 1000
+    assert torch.equal(stations.round(), stations.float().double().round())
+    assert (stations - stations.round()).abs().max() < 1e-3
+    assert stations.min().round() == 1 and stations.max().round() == 1000
+
+
+@every_path
+@pytest.mark.parametrize("t", [0.01, 0.3, 0.9])
+def test_in_the_frame_a_step_that_holds_the_estimate_is_straight(path: Path, t):
+    x0, eps = pair()
+    (c, level), (c2, level2) = path.frame(t), path.frame(t / 2)
+    x = path.noisy(x0, eps, t)
+    moved = x / c + (level2 - level) * (x / c - x0) / level
+    torch.testing.assert_close(c2 * moved, path.noisy(x0, eps, t / 2), rtol=0, atol=1e-10)
+    assert path.at_level(level) == pytest.approx(t)
+
+
+def test_only_a_straight_path_shifts():
+    assert Straight(shift=3.0).shifted(0.5) == 0.75
+    assert Discrete().shifted(0.5) == VariancePreserving().shifted(0.5) == 0.5

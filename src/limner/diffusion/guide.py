@@ -2,34 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from torch import Tensor
 
+from limner.errors import BadInput
 from limner.types import Denoiser
+
+Interval = tuple[float, float]  # low <= t <= high
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A guided denoiser that can be asked for the unguided estimate too, as the samplers of CFG++ must."""
+
+    positives: tuple[tuple[Denoiser, float], ...]  # each with its weight
+    negative: Denoiser
+    scale: float
+    interval: Interval = (0.0, 1.0)
+    rescale: float = 0.0
+    skipped: Denoiser | None = None  # the positive with some layers left out
+    skip_scale: float = 0.0
+    skip_interval: Interval = (0.0, 1.0)
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        return self._estimate(x, t, None if self.scale == 1 or not _within(self.interval, t) else self.negative(x, t))
+
+    def pair(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """The guided estimate and the negative's; the same one twice where there is no guidance."""
+        if not _within(self.interval, t):
+            return (x0 := self(x, t)), x0
+        away = self.negative(x, t)
+        return self._estimate(x, t, away), away
+
+    def _estimate(self, x: Tensor, t: float, away: Tensor | None) -> Tensor:
+        rest = 1 - sum(weight for _, weight in self.positives)
+        toward = sum((weight * positive(x, t) for positive, weight in self.positives[1:]), self._first(x, t))
+        if rest:
+            toward = toward + rest * (self.negative(x, t) if away is None else away)
+        x0 = toward if away is None else away + self.scale * (toward - away)
+        if self.skipped is not None and _within(self.skip_interval, t):
+            x0 = x0 + self.skip_scale * (toward - self.skipped(x, t))
+        if self.rescale and away is not None:
+            every = tuple(range(1, x.ndim))
+            ratio = toward.std(every, keepdim=True) / x0.std(every, keepdim=True).clamp(min=1e-6)
+            x0 = x0 * (1 + self.rescale * (ratio - 1))
+        return x0
+
+    def _first(self, x: Tensor, t: float) -> Tensor:
+        positive, weight = self.positives[0]
+        return positive(x, t) if weight == 1 else weight * positive(x, t)
 
 
 def guided(
     positive: Denoiser,
     negative: Denoiser,
     scale: float,
-    interval: tuple[float, float] = (0.0, 1.0),
+    interval: Interval = (0.0, 1.0),
     rescale: float = 0.0,
-) -> Denoiser:
+) -> Guided:
     """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in x0: negative + scale (positive - negative).
 
     interval: guide only at times low <= t <= high (Kynkaanniemi et al. 2024, arXiv 2404.07724).
     rescale: how far to bring the deviation back to the unguided one (Lin et al. 2023, arXiv 2305.08891, section 3.4).
     """
+    return Guided(((positive, 1.0),), negative, scale, interval, rescale)
+
+
+def composed(
+    positives: Sequence[tuple[Denoiser, float]],
+    negative: Denoiser,
+    scale: float,
+    interval: Interval = (0.0, 1.0),
+    rescale: float = 0.0,
+) -> Guided:
+    """Several prompts at once, each with its weight (Liu et al. 2022, arXiv 2206.01714).
+
+    In x0: negative + scale * sum of weight (positive - negative).
+    """
+    if not positives:
+        raise BadInput("no prompt was given to compose; at least 1 is needed")
+    return Guided(tuple(positives), negative, scale, interval, rescale)
+
+
+def skip_layer(inner: Guided, skipped: Denoiser, scale: float, interval: Interval = (0.0, 1.0)) -> Guided:
+    """Guidance away from the network with some layers left out: x0 + scale (positive - skipped) within the interval.
+
+    Stability's SD3.5 reference; Hyung et al. 2024, arXiv 2411.18664.
+    """
+    return replace(inner, skipped=skipped, skip_scale=scale, skip_interval=interval)
+
+
+def staged(stages: Sequence[tuple[float, Denoiser]]) -> Denoiser:
+    """One denoiser after another: each holds until its time, the times descend, the last holds to the end."""
+    until = [t for t, _ in stages]
+    if not stages or until != sorted(until, reverse=True):
+        raise BadInput(f"stages that end at {until} were given; at least 1 is needed, with times that descend")
 
     def denoise(x: Tensor, t: float) -> Tensor:
-        toward = positive(x, t)
-        if scale == 1 or not interval[0] <= t <= interval[1]:
-            return toward
-        away = negative(x, t)
-        x0 = away + scale * (toward - away)
-        if rescale:
-            every = tuple(range(1, x.ndim))
-            ratio = toward.std(every, keepdim=True) / x0.std(every, keepdim=True).clamp(min=1e-6)
-            x0 = x0 * (1 + rescale * (ratio - 1))
-        return x0
+        now = next((stage for end, stage in stages if t > end), stages[-1][1])
+        return now(x, t)
 
     return denoise
+
+
+def _within(interval: Interval, t: float) -> bool:
+    return interval[0] <= t <= interval[1]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +43,22 @@ class Path:
     def clock(self, t: float) -> float:
         """What the network wants to be told."""
         return t
+
+    def shifted(self, t: float) -> float:
+        """Where a schedule that is even in time stops instead of t."""
+        return t
+
+    def frame(self, t: float) -> tuple[float, float]:
+        """(c, level): x / c moves by (x / c - x0) / level for each unit of level, evenly if x0 stays what it is.
+
+        Here level is s/a and the slope eps, as in k-diffusion; a straight path is its own frame.
+        """
+        a = self.a(t)
+        return a, self.s(t) / a
+
+    def at_level(self, level: float) -> float:
+        """The t at which the frame's level is this."""
+        return self.time(level)
 
     def draw(self, count: int, rng: torch.Generator) -> Tensor:
         """Training times: uniform, but for a path that says otherwise."""
@@ -102,6 +120,7 @@ class Straight(Path):
     mean: float = 0.0  # of the logit of training times
     spread: float = 1.0  # of the logit of training times
     uniform: float = 0.0  # share of training times drawn uniformly
+    scale: float = 1.0  # of the network's clock: SD3 counts to 1000
 
     def a(self, t: float) -> float:
         return 1 - t
@@ -115,6 +134,18 @@ class Straight(Path):
     @property
     def sigmas(self) -> tuple[float, float]:
         return 0.02, 1000.0
+
+    def frame(self, t: float) -> tuple[float, float]:
+        return 1.0, t
+
+    def at_level(self, level: float) -> float:
+        return level
+
+    def clock(self, t: float) -> float:
+        return t * self.scale
+
+    def shifted(self, t: float) -> float:
+        return self.shift * t / (1 + (self.shift - 1) * t)
 
     def draw(self, count: int, rng: torch.Generator) -> Tensor:
         """Logit-normal (SD3, section 3.1), a share of it uniform."""
@@ -166,3 +197,65 @@ class VarianceExploding(Path):
     @property
     def sigmas(self) -> tuple[float, float]:
         return self.sigma_min, self.sigma_max
+
+
+@dataclass(frozen=True)
+class Discrete(Path):
+    """The table of noise levels that SD1, SD2 and SDXL were trained on, read at any time between its stations.
+
+    Station k stands at t = (k + 1) / stations; log(s/a) is linear between stations, and s/a is linear in t from 0 to
+    the first. a^2 + s^2 = 1, so x is what the network eats (Ho et al. 2020, arXiv 2006.11239, equation 4).
+    """
+
+    prediction: Prediction = "eps"
+    beta_start: float = 0.00085  # variance added at the first station; betas are even in their square root
+    beta_end: float = 0.012  # and at the last
+    stations: int = 1000
+    zero_snr: bool = False  # the last station is pure noise (Lin et al. 2023, arXiv 2305.08891, algorithm 1)
+    whole: bool = False  # tell the network the nearest station, as ComfyUI and DPM-Solver do; else between two
+
+    def a(self, t: float) -> float:
+        return 1 / math.hypot(1, self._sigma(t))
+
+    def s(self, t: float) -> float:
+        sigma = self._sigma(t)
+        return sigma / math.hypot(1, sigma)
+
+    def time(self, sigma: float) -> float:
+        levels = self._levels()
+        if sigma < self.sigmas[0]:
+            return sigma / self.sigmas[0] / self.stations
+        return (float(np.interp(math.log(sigma), levels, np.arange(self.stations))) + 1) / self.stations
+
+    @property
+    def sigmas(self) -> tuple[float, float]:
+        levels = self._levels()
+        return math.exp(levels[0]), math.exp(levels[-1])
+
+    def clock(self, t: float) -> float:
+        station = max(0.0, t * self.stations - 1)
+        return float(round(station)) if self.whole else station
+
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """A station of the table."""
+        return (torch.randint(self.stations, (count,), generator=rng) + 1) / self.stations
+
+    def _sigma(self, t: float) -> float:
+        station = t * self.stations - 1
+        if station < 0:
+            return t * self.stations * self.sigmas[0]
+        return math.exp(float(np.interp(station, np.arange(self.stations), self._levels())))
+
+    def _levels(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return _table(self.beta_start, self.beta_end, self.stations, self.zero_snr)
+
+
+@lru_cache
+def _table(start: float, end: float, stations: int, zero_snr: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """log(s/a) at each station."""
+    kept = np.cumprod(1 - np.linspace(start**0.5, end**0.5, stations) ** 2)  # a^2, the paper's alpha bar
+    if zero_snr:
+        a = np.sqrt(kept)
+        a = (a - a[-1]) * a[0] / (a[0] - a[-1])
+        kept = np.append(a[:-1] ** 2, 2.0**-24)  # not 0, so that s/a is finite: 4096
+    return 0.5 * np.log((1 - kept) / kept)
