@@ -326,3 +326,12 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     list(start(tmp_path / "whole"))
     list(start(tmp_path))
     same(tmp_path, tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
+def test_fused_blocks_learn_what_plain_ones_do(tmp_path: Path):
+    """torch.compile needs a C++ compiler, and a minute."""
+    plain = list(start(tmp_path / "plain", SHORT))[-1].ema
+    fused = list(start(tmp_path / "fused", replace(SHORT, compile=True)))[-1].ema
+    assert all(torch.allclose(plain[name], fused[name], atol=1e-4) for name in plain)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.diffusion.path import Straight
@@ -27,6 +28,9 @@ class DenoiserLoss:
     no_style: float = 0.15  # share told "any style"; half of the captionless ones besides
     jitter: float = 0.1  # deviation of the noise on text states, of about unit size
     words: int = 14  # longest caption in training
+    pieces: int = (
+        0  # word pieces that every caption is cut or filled to, which compiled blocks want; 0: as many as it has
+    )
 
 
 RUNS: dict[str, tuple[FitConfig, DenoiserLoss]] = {
@@ -57,9 +61,20 @@ def batches(
             texts.append(" ".join(caption(w, latents.scenes[i], draw).split()[: loss.words]))
             kept = w.style in styles and draw.random() >= (0.5 if not texts[-1] else loss.no_style)
             told.append(w.style if kept else None)
-        return Batch(latents.x0[chosen].float().to(model.place.device), model.encode(texts, told))
+        cond = model.encode(texts, told)
+        if loss.pieces:
+            cond = fitted(cond, loss.pieces)
+        return Batch(latents.x0[chosen].float().to(model.place.device), cond)
 
     return batch
+
+
+def fitted(cond: Cond, pieces: int) -> Cond:
+    """Text states cut or filled to one length; what fills is masked out."""
+    assert cond.mask is not None
+    room = max(0, pieces - cond.tokens.shape[1])
+    tokens = F.pad(cond.tokens[:, :pieces], (0, 0, 0, room))  # B pieces D
+    return replace(cond, tokens=tokens, mask=F.pad(cond.mask[:, :pieces], (0, room)))
 
 
 def denoiser_loss(weights: DenoiserLoss) -> Callable[[nn.Module, Batch, torch.Generator], Losses]:

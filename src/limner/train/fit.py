@@ -20,6 +20,7 @@ from limner.errors import LimnerError
 from limner.place import Place
 from limner.rng import generator, seed_of
 from limner.train import checkpoint
+from limner.train.muon import Muon
 
 Batch = TypeVar("Batch")
 Losses = dict[str, Tensor]
@@ -40,6 +41,7 @@ class FitConfig:
     warmup: int = 300  # steps
     decay: float = 0.2  # share of the run, at its end, over which the rate falls
     shape: str = "linear"  # of that fall: "linear" to zero (WSD) or "cosine" to a tenth
+    compile: bool = False  # fuse each block with torch.compile: twice as fast in fp32; needs a C++ compiler
     ema: float = 0.999  # of the moving average that is kept as the result; it warms up from 0
     log_every: int = 50  # steps
     save_every: float = 240.0  # seconds
@@ -80,8 +82,10 @@ def learning_rate(progress: float, step: int, config: FitConfig) -> float:
     return warm * left
 
 
-def optimisers(model: nn.Module, config: FitConfig) -> dict[str, torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices inside blocks where it is asked for, AdamW for everything else."""
+def optimisers(
+    model: nn.Module, config: FitConfig, dtype: torch.dtype = torch.bfloat16
+) -> dict[str, torch.optim.Optimizer]:
+    """Muon, computing in dtype, for the matrices inside blocks where it is asked for, AdamW for everything else."""
     muon = [p for name, p in model.named_parameters() if config.muon_lr and p.ndim == 2 and "blocks." in name]
     taken = {id(p) for p in muon}
     rest = [p for p in model.parameters() if id(p) not in taken and p.requires_grad]
@@ -89,7 +93,7 @@ def optimisers(model: nn.Module, config: FitConfig) -> dict[str, torch.optim.Opt
         "adamw": torch.optim.AdamW(rest, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
     }
     if muon:
-        made["muon"] = torch.optim.Muon(muon, config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="original")
+        made["muon"] = Muon(muon, config.muon_lr, config.weight_decay, dtype=dtype)
     return made
 
 
@@ -108,7 +112,10 @@ def fit(
     Between two steps `stopping` is asked, and closing the generator works: both save, so nothing is lost. `note` says
     what is trained and travels in the checkpoint; a checkpoint of something else is refused.
     """
-    made = optimisers(model, config)
+    if config.compile:
+        for block in getattr(model, "blocks", [model]):
+            block.compile(dynamic=False)
+    made = optimisers(model, config, place.dtype)
     base = {kind: [group["lr"] for group in o.param_groups] for kind, o in made.items()}
     ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
     before = checkpoint.load(out, model, ema, made, note) or {"step": 0, "seconds": 0.0}
