@@ -8,13 +8,15 @@ import os
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("commands.md")
+MODELS = ("list", "show", "add", "verify", "convert", "remove")
 TRAIN = ("autoencoder", "text", "eye", "denoiser")
 
 
 def page() -> str:
     from limner.cli import COMMANDS
 
-    calls = [(), *((name,) for name in COMMANDS), *(("train", stage) for stage in TRAIN)]
+    calls = [(), *((name,) for name in COMMANDS), *(("models", verb) for verb in MODELS)]
+    calls += [("train", stage) for stage in TRAIN]
     parts = ["# Commands", "", "Made by `python docs/make_commands.py` from the commands' own help.", ""]
     for call in calls:
         line = " ".join(("limner", *call))

@@ -15,8 +15,8 @@ FLOORS: list[set[str]] = [
     {"nn"},
     {"models", "diffusion", "weights"},
     {"families"},
-    {"recipe", "pipeline", "image", "palette"},
-    {"tasks", "train", "evaluate"},
+    {"recipe", "words", "pipeline", "image", "palette", "store", "hub", "wildcards"},
+    {"tasks", "train", "evaluate", "intake"},
     {"provenance", "governance", "audit"},
     {"scale", "serve", "cli"},
 ]

@@ -60,11 +60,36 @@ class Wishes:
     ] = None
     sampler: Annotated[Text, flag("One of `limner samplers`.", "--sampler", "--sampling-method")] = None
     schedule: Annotated[Text, flag("One of `limner samplers`.", "--scheduler", "--schedule")] = None
+    syntax: Annotated[Text, flag("How weights in prompts are read: a1111, comfy or plain.", "--syntax")] = None
+    clip_skip: Annotated[Number, flag("Layers of CLIP from the last, which is 1.", "--clip-skip")] = None
+    noise: Annotated[Text, flag("cpu, or nv for the random numbers of NVIDIA cards.", "--noise", "--rng")] = None
+    prediction: Annotated[Text, flag("eps or v, where the files cannot tell.", "--prediction")] = None
+    parts: Annotated[
+        tuple[str, ...] | None, flag("A file beside the model's: an autoencoder, a text encoder.", "--with", "--vae")
+    ] = None
+    embeddings: Annotated[
+        tuple[str, ...] | None, flag("A file of textual inversion; its name calls it.", "--embedding")
+    ] = None
+    partial: Annotated[
+        bool | None, Parameter(name="--allow-partial", negative="", help="Paint with weights that are missing or over.")
+    ] = None
+    fast_decode: Annotated[
+        bool | None, Parameter(name=("--fast-decode", "--taesd"), negative="", help="Decode with a tiny autoencoder.")
+    ] = None
+    refiner: Annotated[Text, flag("A model that takes over at the end.", "--refiner")] = None
+    refine_at: Annotated[Real, flag("The share of the steps after which it does.", "--refine-at")] = None
+    skip_layers: Annotated[Text, flag("Blocks left out in skip-layer guidance: 7,8,9.", "--skip-layers")] = None
+    skip_scale: Annotated[Real, flag("How hard to follow that guidance.", "--skip-scale", "--slg-scale")] = None
+    skip_interval: Annotated[
+        tuple[float, float] | None, flag("The shares of the steps between which it works.", "--skip-interval")
+    ] = None
     best_of: Annotated[Number, flag("Try so many seeds for each picture, keep the best.", "--best-of")] = None
     model: Annotated[Text, flag("A name, a folder or a .safetensors file.", "--model", "-m")] = None
 
     def fields(self) -> dict[str, Any]:
         given = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.skip_layers is not None:
+            given["skip_layers"] = [part.strip() for part in self.skip_layers.split(",") if part.strip()]
         return given | ({"style": None} if self.style == "any" else {})
 
 
@@ -136,6 +161,7 @@ def paint(
     count: Annotated[int, flag("Pictures of each prompt.", "--count", "--batch-count", "-b")] = 1,
     size: Annotated[str, flag("WIDTHxHEIGHT in pixels, or one number for both.", "--size")] = "",
     wishes: Wishes | None = None,
+    wildcards: Annotated[Path | None, flag("A folder of .txt files for __name__ in prompts.", "--wildcards")] = None,
     repeat: Annotated[Path | None, flag("Repeat a picture's recipe; flags beside it change it.", "--from")] = None,
     out: Output | None = None,
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
@@ -154,13 +180,14 @@ def paint(
         raise BadInput(f"--count should be 1 or more, not {count}")
     receipt = _receipt(repeat) if repeat else None
     stored = receipt.recipe.model_dump() if receipt else {}
-    model, jobs = _jobs(texts, stored | _sides(size) | (wishes or Wishes()).fields(), count, device)
+    fields = stored | _sides(size) | (wishes or Wishes()).fields()
+    model, refiner, jobs = _jobs(texts, fields, count, device, wildcards)
     if receipt:
         _compare(receipt, model)
-    alone = len(jobs) * count == 1
-    with Bar(jobs, count, out.quiet) as bar:
-        for recipe in jobs:
-            for finished, seconds in _batches(model, recipe, count, bar):
+    alone = sum(many for _, many in jobs) == 1
+    with Bar(jobs, out.quiet) as bar:
+        for recipe, many in jobs:
+            for finished, seconds in _batches(model, refiner, recipe, many, bar):
                 out.keep(finished, model, seconds, alone)
 
 
@@ -203,26 +230,38 @@ def _receipt(path: Path) -> Receipt:
     return read_receipt(open_picture(path), path)
 
 
-def _jobs(texts: list[str], fields: dict[str, Any], count: int, device: str) -> tuple[Model, list[Recipe]]:
-    """A recipe for each prompt, checked whole: what is wrong is told before anything is painted, or even loaded."""
+def _jobs(
+    texts: list[str], fields: dict[str, Any], count: int, device: str, folder: Path | None
+) -> tuple[Model, Model | None, list[tuple[Recipe, int]]]:
+    """A recipe for each prompt and how often, checked whole: what is wrong is told before anything is loaded.
+
+    A prompt with choices in it is a recipe for each picture, since each picture's seed chooses for itself.
+    """
     from limner.recipe import Recipe
 
     seed = fields.pop("seed", -1)
     if seed < -1:
         raise BadInput(f"--seed should be 0 or more, or -1 for any, not {seed}")
-    Recipe.of(fields | {"seed": max(0, seed)})
+    first = Recipe.of(fields | {"seed": max(0, seed)})
+    if folder and not folder.is_dir():
+        raise BadInput(f"--wildcards should be a folder, and {folder} is none")
 
-    from limner.pipeline import load
     from limner.place import find_place
-    from limner.tasks.paint import begin
+    from limner.tasks.paint import begin, load_for
+    from limner.wildcards import expand
 
-    model = load(fields.get("model", "mini"), find_place(cast(Any, device)))
-    jobs = []
+    model, refiner = load_for(first, find_place(cast(Any, device)))
+    jobs: list[tuple[Recipe, int]] = []
     for text in texts or [fields["prompt"]]:
         own = secrets.randbelow(CHANCE) if seed == -1 else seed
-        jobs.append(begin(model, **fields | {"prompt": text, "seed": own}))
-        jobs[-1].but(seed=own + count * jobs[-1].best_of - 1)  # the last seed is one, too
-    return model, jobs
+        each = fields.get("best_of", 1)
+        made = [expand(text, own + i * each, folder) if model.family.towers else text for i in range(count)]
+        same = len(set(made)) == 1
+        for i, prompt in enumerate(made[:1] if same else made):
+            recipe = begin(model, **fields | {"prompt": prompt, "seed": own + i * each})
+            jobs.append((recipe, count if same else 1))
+            recipe.but(seed=recipe.seed + jobs[-1][1] * recipe.best_of - 1)  # the last seed is one, too
+    return model, refiner, jobs
 
 
 def _compare(receipt: Receipt, model: Model) -> None:
@@ -237,13 +276,15 @@ def _compare(receipt: Receipt, model: Model) -> None:
         )
 
 
-def _batches(model: Model, recipe: Recipe, count: int, bar: Bar) -> Iterator[tuple[list[Painted], float]]:
+def _batches(
+    model: Model, refiner: Model | None, recipe: Recipe, count: int, bar: Bar
+) -> Iterator[tuple[list[Painted], float]]:
     """What is finished with each batch, and the seconds that each of its pictures took."""
     from limner.tasks.paint import painting
     from limner.types import Step
 
     begun = time.monotonic()
-    for event in painting(model, recipe, count):
+    for event in painting(model, recipe, count, refiner):
         if isinstance(event, Step):
             bar.forward(recipe.prompt)
         elif event:
@@ -255,7 +296,7 @@ def _batches(model: Model, recipe: Recipe, count: int, bar: Bar) -> Iterator[tup
 class Bar:
     """A bar on standard error where that is a terminal; it steps aside for what is printed."""
 
-    def __init__(self, jobs: Sequence[Recipe], count: int, quiet: bool) -> None:
+    def __init__(self, jobs: Sequence[tuple[Recipe, int]], quiet: bool) -> None:
         from limner.tasks.paint import walks
 
         self._bar: Progress | None = None
@@ -268,7 +309,7 @@ class Bar:
             self._bar = Progress(
                 *columns, remaining, console=Console(stderr=True), transient=True, redirect_stdout=False
             )
-            self._bar.add_task("", total=sum(recipe.steps * len(walks(recipe, count)) for recipe in jobs))
+            self._bar.add_task("", total=sum(recipe.steps * len(walks(recipe, count)) for recipe, count in jobs))
 
     def __enter__(self) -> Self:
         return self

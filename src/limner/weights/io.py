@@ -12,6 +12,8 @@ import json
 import math
 import mmap
 import os
+import re
+import stat
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +26,9 @@ from torch import Tensor
 
 from limner.errors import BadWeights, NotSaved
 
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
+MAX_HEADER = 10_000_000  # bytes; the format allows ten times more, and reading that takes seconds and a gigabyte
+MAX_VALUES = 250_000  # braces, brackets and commas of a header: 25,000 tensors, ten times the most of any network
+MAX_NAME = 512  # letters; the longest of a published network has 120
 MAX_AXES = 16  # no network has more; bounds the products of hostile shapes
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -56,19 +60,26 @@ def sha256(path: Path) -> str:
 def read_header(path: Path) -> Header:
     """The checked header of a file. Reads no tensor.
 
-    Raises BadWeights: too short, header longer than the file, not JSON, a name twice, an unknown dtype, a byte range
-    that does not fit its shape, overlaps another, leaves a gap or passes the end.
+    Raises BadWeights: a pickle, too short, header longer than the file, not JSON, a name twice, an unknown dtype, a
+    byte range that does not fit its shape, overlaps another, leaves a gap or passes the end.
     """
     try:
-        size = path.stat().st_size
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for ever
+            raise BadWeights(f"{path} is not a file")
+        size = state.st_size
         with path.open("rb") as file:
-            first = file.read(8)
-            length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
-            if not 2 <= length <= min(MAX_HEADER, size - 8):
+            refuse_pickle(path, first := file.read(9))
+            length = struct.unpack("<Q", first[:8])[0] if len(first) > 8 else -1
+            if not 2 <= length <= size - 8:
                 raise BadWeights(f"{path} is not a whole safetensors file: {size} bytes, header of {length}")
-            text = file.read(length)
+            if length > MAX_HEADER:
+                raise BadWeights(f"{path}: a header of {length} bytes is longer than any model needs ({MAX_HEADER})")
+            text = first[8:] + file.read(length - 1)
     except OSError as error:
         raise BadWeights(f"{path} cannot be read: {error.strerror}") from error
+    if _values(text) > MAX_VALUES:
+        raise BadWeights(f"{path}: the header holds more than {MAX_VALUES} values, which no model needs")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -82,6 +93,8 @@ def read_header(path: Path) -> Header:
         metadata = raw.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()):
             raise TypeError("metadata that is not text")
+        if strange := next((name for name in raw if len(name) > MAX_NAME or not name.isprintable()), None):
+            raise ValueError(f"a name of {len(strange)} letters, {strange[:40]!r}")  # it would be shown on a terminal
         entries = {name: _entry(value, 8 + length) for name, value in raw.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = str(error)[:200]  # a hostile name can be as long as the file
@@ -98,6 +111,45 @@ def read_header(path: Path) -> Header:
     if at != size:
         raise BadWeights(f"{path}: the header speaks of {at} bytes and the file has {size}")
     return Header(entries, metadata)
+
+
+def is_pickle(first: bytes) -> bool:
+    """Whether a file of these first nine bytes is a pickle or a zip; the ninth of safetensors opens the header."""
+    return first[8:9] != b"{" and re.match(rb"PK[\1-\7]|\x80[\0-\5]", first) is not None
+
+
+def refuse_pickle(path: Path, first: bytes | None = None) -> None:
+    """Raise BadWeights, with the command that converts it, where a file is a pickle or a zip, whatever it is called."""
+    try:
+        if first is None:
+            with path.open("rb") as file:
+                first = file.read(9)
+    except OSError as error:
+        raise BadWeights(f"{path} cannot be read: {error.strerror}") from error
+    if is_pickle(first):
+        raise BadWeights(
+            f"{path} is a pickle or a zip, which could run code and is never opened here; "
+            f"this makes a safetensors file of it: limner models convert {path.name} {path.stem}.safetensors"
+        )
+
+
+def refuse_link(file: Path, folder: Path) -> None:
+    """Raise BadWeights where a file of a model's folder is a link to somewhere else.
+
+    The hub's cache keeps a folder of links to the files beside it, which are that folder's own.
+    """
+    home, real = (Path(os.path.realpath(path)) for path in (folder, file))  # a link to itself is no error
+    cache = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if home not in real.parents and cache not in real.parents:
+        raise BadWeights(f"{file} is a link out of its folder, to {real}")
+
+
+def _values(text: bytes) -> int:
+    """How many values JSON holds, roughly, so that a header is not read into a hundred times its size."""
+    if sum(map(text.count, b"[{,")) <= MAX_VALUES:  # nearly always: no need to look which of them stand in texts
+        return 0
+    bare = re.sub(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', b"", text, flags=re.DOTALL)
+    return sum(map(bare.count, b"[{,"))
 
 
 def _entry(value: dict[str, Any], base: int) -> Entry:

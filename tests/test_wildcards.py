@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limner.errors import BadInput
-from limner.models.text.wildcards import MOST, expand
+from limner.wildcards import MOST, expand
 
 
 @pytest.fixture
