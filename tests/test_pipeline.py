@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from limner.errors import BadInput, BadWeights, LimnerError, UnknownName
-from limner.pipeline import Model, find_model, load, weight_files
+from limner.families.recognise import weight_files
+from limner.pipeline import Model, find_model, load
 from limner.place import find_place
 from limner.types import Cond
 from limner.weights.io import read_header, read_tensors, write_tensors

@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path as FilePath
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
-from limner.config import from_json
-from limner.diffusion.path import Path
+from limner.diffusion.path import Discrete, Path
 from limner.errors import BadInput, BadWeights, UnknownName
-from limner.families import Family, detect
-from limner.families.mini import OPTIONAL
+from limner.families import Defaults, Family
+from limner.families.recognise import Checkpoint, Part, recognise
 from limner.models.bert import pool
 from limner.models.eye import Eye
 from limner.models.mini_autoencoder import MiniAutoencoder
-from limner.models.mini_transformer import MiniTransformer
+from limner.models.text.inversion import Inversion, read_inversion
+from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
+from limner.models.vae import Vae
 from limner.place import Place, find_place
+from limner.store import entries, home, stored
 from limner.types import Cond, Denoiser
-from limner.weights.io import Header, read_header, read_tensors, sha256
-from limner.weights.layout import Rule, account, rename, translate
+from limner.weights.io import read_tensors, sha256
+from limner.weights.layout import account
+from limner.words import Reading, Words, read_towers
 
 SHIPPED = ("mini",)
-PAINTERS = ("autoencoder", "denoiser")  # what runs under autocast only
+EXACT = ("text", "eye", "judge")  # of a mini model: small, and read in fp32
+STARTS_FROM = {"edit": "a picture to edit", "depth": "a depth map"}  # variants that words alone do not serve
+
+
+class Nets(Mapping[str, nn.Module]):
+    """Networks as they were mapped from files, each brought to its place when it is first asked for."""
+
+    def __init__(self, nets: Mapping[str, nn.Module], place: Place, exact: Sequence[str] = ()) -> None:
+        self._nets, self._place, self._exact = dict(nets), place, exact
+        self._settled: set[str] = set()
+
+    def __getitem__(self, net: str) -> nn.Module:
+        if net not in self._settled and net in self._nets:
+            exact = replace(self._place, dtype=torch.float32) if net in self._exact else self._place
+            self._nets[net] = exact.settle(self._nets[net])
+            self._settled.add(net)
+        return self._nets[net]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nets)
+
+    def __len__(self) -> int:
+        return len(self._nets)
 
 
 @dataclass(frozen=True)
@@ -36,13 +64,32 @@ class Model:
     family: Family
     place: Place
     nets: Mapping[str, nn.Module]
-    pieces: Pieces
+    pieces: Pieces | None = None  # of mini's text encoder
     names: tuple[str, ...] = ()  # what `describe` chooses from
-    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each weight file
+    files: tuple[FilePath, ...] = ()  # of weights
+    t5: T5Pieces | None = None
+    variant: str = "base"
+    diffusion: Path | None = None  # where the files say more of it than the family does
+    likes: Defaults | None = None  # defaults, where the files tell a few-step kind
+    learned: tuple[Inversion, ...] = ()  # words of textual inversion
 
     @property
     def path(self) -> Path:
-        return self.family.path
+        return self.diffusion or self.family.path
+
+    @property
+    def defaults(self) -> Defaults:
+        return self.likes or self.family.defaults
+
+    @property
+    def guidance_inside(self) -> bool:
+        """Whether the denoiser is told a guidance scale and needs no second evaluation (LCM)."""
+        return bool(getattr(getattr(self.nets["denoiser"], "config", None), "guidance", 0))
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256 of each weight file, by its name; read when it is first asked for."""
+        return {file.name: sha256(file) for file in self.files}
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """C h w of a picture's latents; refuses sizes that the family cannot paint."""
@@ -56,27 +103,40 @@ class Model:
             )
         return self.family.latent.channels, height // self.family.latent.factor, width // self.family.latent.factor
 
-    def encode(self, prompts: Sequence[str], style: str | Sequence[str | None] | None = None) -> Cond:
-        """What the denoiser is told of each prompt: tokens B L D, pooled B D, mask B L, style B.
+    @torch.inference_mode()
+    def encode(
+        self, prompts: Sequence[Words], style: str | Sequence[str | None] | None = None, how: Reading | None = None
+    ) -> Cond:
+        """What the denoiser is told of each prompt. One style serves every prompt; None is any style.
 
-        One style serves every prompt; None is any style.
+        mini: tokens B L D, pooled B D, mask B L, style B. Published families: tokens B 77N D, pooled B P, sizes B 6.
         """
         styles = [style] * len(prompts) if style is None or isinstance(style, str) else style
-        states, mask = self.read(prompts)
         numbers = torch.tensor([self.style_number(each) for each in styles], device=self.place.device)
+        if self.family.towers:
+            with self.place.autocast():
+                how = replace(how or Reading(), learned=self.learned)
+                return read_towers(self.family, self.nets, self.t5, prompts, how)
+        states, mask = self.read([each if isinstance(each, str) else plain(each) for each in prompts])
         return Cond(states, pool(states, mask), mask, numbers)
 
     def style_number(self, style: str | None) -> int:
         """The index that the denoiser knows a style by; 0 is any."""
         if style is None:
             return 0
+        if not self.family.styles:
+            raise BadInput(f"{self.family.name} knows no styles by name; say {style!r} in the prompt")
         if style not in self.family.styles:
             raise UnknownName("style", style, self.family.styles)
         return self.family.styles.index(style) + 1
 
-    def denoiser(self, cond: Cond) -> Denoiser:
-        """The network and its path as a function (x, t) -> x0; a cond of one row serves every row of x."""
-        net = cast(MiniTransformer, self.nets["denoiser"])
+    def denoiser(self, cond: Cond, skip: tuple[int, ...] = ()) -> Denoiser:
+        """The network and its path as a function (x, t) -> x0; a cond of one row serves every row of x.
+
+        skip: blocks of a transformer that are left out, for skip-layer guidance.
+        """
+        net = self.nets["denoiser"]
+        left: dict[str, Any] = {"skip": skip} if skip else {}
 
         @torch.inference_mode()
         def denoise(x: Tensor, t: float) -> Tensor:
@@ -85,31 +145,70 @@ class Model:
             clock = torch.full((len(x),), self.path.clock(t), device=x.device)
             with self.place.autocast():
                 if self.place.one_by_one:
-                    answer = torch.cat([net(x[i : i + 1], clock[:1], every.row(i)) for i in range(len(x))])
+                    rows = [net(x[i : i + 1], clock[:1], every.row(i), **left) for i in range(len(x))]
+                    answer = torch.cat(rows)
                 else:
-                    answer = net(x, clock, every)
+                    answer = net(x, clock, every, **left)
             return self.path.x0(x, answer.float().contiguous(), t)
 
         return denoise
 
     @torch.inference_mode()
     def to_latent(self, picture: Tensor) -> Tensor:
-        """B 4 H W in [0, 1] with premultiplied colour to B C h w."""
+        """B 4 H W in [0, 1] with premultiplied colour to B C h w; opaque families see it on white."""
+        picture = picture.to(self.place.device)
         with self.place.autocast():
-            return cast(MiniAutoencoder, self.nets["autoencoder"]).encode(picture.to(self.place.device))
+            if self.family.latent.pixels == 4:
+                return cast(MiniAutoencoder, self.nets["autoencoder"]).encode(picture)
+            mean, _ = cast(Vae, self.nets["autoencoder"]).encode((picture[:, :3] + 1 - picture[:, 3:]) * 2 - 1)
+        return (mean - self.family.latent.shift) * self.family.latent.scale
 
     @torch.inference_mode()
-    def to_image(self, latent: Tensor) -> Tensor:
-        """B C h w to B 4 H W in [0, 1] with premultiplied colour, on the CPU."""
-        net = cast(MiniAutoencoder, self.nets["autoencoder"])
+    def to_image(self, latent: Tensor, fast: bool = False) -> Tensor:
+        """B C h w to B 4 H W in [0, 1] with premultiplied colour, on the CPU. fast: by the tiny autoencoder."""
+        parts = latent.split(1 if self.place.one_by_one else len(latent))
+        if self.family.latent.pixels == 4:
+            with self.place.autocast():
+                return torch.cat([cast(MiniAutoencoder, self.nets["autoencoder"]).decode(part).cpu() for part in parts])
+        if fast and not hasattr(self.nets.get("tiny"), "decoder"):
+            raise BadInput(f"this {self.family.name} model has no tiny decoder (TAESD); give one beside the model")
+        rgb = torch.cat([self._decoded(part, fast).cpu() for part in parts]).clamp(0, 1)  # B 3 H W
+        return torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1)
+
+    def _decoded(self, latent: Tensor, fast: bool) -> Tensor:
+        """B C h w to B 3 H W of about [0, 1]; where fp16 overflows, as in SDXL's autoencoder, once more in fp32."""
+        net = self.nets["tiny" if fast else "autoencoder"]
         with self.place.autocast():
-            return torch.cat(
-                [net.decode(part).cpu() for part in latent.split(1 if self.place.one_by_one else len(latent))]
-            )
+            if fast:
+                return cast(Any, net).decode(latent)
+            z = latent / self.family.latent.scale + self.family.latent.shift
+            picture = cast(Vae, net).decode(z)
+        if not torch.isfinite(picture).all() and self.place.dtype == torch.float16:
+            warnings.warn("the autoencoder overflowed in fp16; decoded again in fp32", stacklevel=4)
+            picture = cast(Vae, net.float()).decode(z)
+            self.place.settle(net)
+        return picture / 2 + 0.5
+
+    def beside(self, h: int, w: int) -> Tensor | None:
+        """What the denoiser wants beside latents of h w when there are only words: 1 C' h w, or nothing.
+
+        An inpainting checkpoint is told that everything is to be filled: a mask of ones and an empty grey picture.
+        """
+        if self.variant in STARTS_FROM:
+            wants = STARTS_FROM[self.variant]
+            raise BadInput(f"this {self.family.name} checkpoint starts from {wants}, which Limner cannot give it yet")
+        if self.variant != "inpaint":
+            return None
+        side = self.family.latent.factor
+        grey = torch.full((1, 4, h * side, w * side), 0.5)
+        grey[:, 3] = 1
+        return torch.cat([torch.ones(1, 1, h, w, device=self.place.device), self.to_latent(grey)], dim=1)
 
     @torch.inference_mode()
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The text states B L D, in fp32 for all that depends on them, and the mask B L of what stands."""
+        """mini's text states B L D, in fp32 for all that depends on them, and the mask B L of what stands."""
+        if self.pieces is None:
+            raise BadInput(f"this {self.family.name} model has no word pieces of a mini text encoder")
         ids, mask = (value.to(self.place.device) for value in self.pieces(texts, self.family.pieces, warn=True))
         return self.nets["text"](ids, mask), mask
 
@@ -139,95 +238,132 @@ class Model:
         return (seen.float() @ told.T).cpu()
 
 
+def plain(pieces: Sequence[Any]) -> str:
+    """Weighted pieces as a sentence, for encoders that know no weights."""
+    return " ".join(piece.text for piece in pieces if hasattr(piece, "text"))
+
+
 def find_model(name: str) -> FilePath:
-    """Where a model's weights are: a name that ships, a folder, or a file."""
+    """Where a model's weights are: a name that ships, one that was added, a folder, or a file."""
     if name in SHIPPED:
         return FilePath(str(resources.files("limner") / "data" / name))
     path = FilePath(name).expanduser()
-    if not path.exists():
-        if path.suffix or "/" in name:
-            raise BadInput(
-                f"{name} does not exist; a model is a name ({', '.join(SHIPPED)}), a folder or a .safetensors file"
-            )
-        raise UnknownName("model", name, SHIPPED)
-    return path
+    if path.exists():
+        return path
+    if added := stored(name):
+        return added
+    if path.suffix or "/" in name:
+        raise BadInput(
+            f"{name} does not exist; a model is a name ({', '.join(SHIPPED)}), a folder or a .safetensors file"
+        )
+    raise UnknownName("model", name, (*SHIPPED, *entries()))
 
 
-def weight_files(path: FilePath) -> list[FilePath]:
-    """The files of a model, at least one: the file itself, or those of the folder."""
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    files = [file for file in files if not file.name.endswith("checkpoint.safetensors")]
-    if not files:
-        raise BadWeights(f"{path} holds no .safetensors file")
-    return files
+def load(
+    name: str = "mini",
+    place: Place | None = None,
+    parts: Sequence[str] = (),
+    partial: bool = False,
+    prediction: str = "",
+    embeddings: Sequence[str] = (),
+) -> Model:
+    """A model by name, folder or file, every weight checked against its config before anything is allocated.
 
-
-def load(name: str = "mini", place: Place | None = None) -> Model:
-    """A model by name, folder or file, every weight checked against its config before anything is allocated."""
+    parts: further files whose networks join or replace those of the model (an autoencoder, a text encoder, TAESD).
+    partial: let weights be missing (they stay 0, norms 1) or over. prediction: "eps" or "v", where files cannot tell.
+    embeddings: files of textual inversion; a prompt calls each by its file's name.
+    """
     place = place or find_place()
-    path = find_model(name)
-    files = weight_files(path)
-    nets: dict[str, nn.Module] = {}
-    family: Family | None = None
-    digests = {file.name: sha256(file) for file in files}
-    _check_digests(path, digests)
-    for file in files:
-        header = read_header(file)
-        family, layout, net = detect({n: e.shape for n, e in header.entries.items()}, str(file))
-        for each in layout.rules if layout.name == "single file" else [file.stem if file.stem in family.nets else net]:
-            built = load_net(file, header, family, each, layout.rules[each], layout.name == "single file")
-            if built is not None:
-                nets[each] = place.settle(built) if each in PAINTERS else built.to(place.device)
-    assert family is not None
-    if missing := sorted(set(family.nets) - set(OPTIONAL) - set(nets)):
-        raise BadWeights(f"{path} lacks the {' and the '.join(missing)} of a {family.name} model")
-    folder = path if path.is_dir() else path.parent
+    found = recognise(find_model(name))
+    whole = dict(found.parts)
+    for more in parts:
+        whole |= recognise(find_model(more)).parts
+    found = replace(found, parts={net: part for net, part in whole.items() if net in found.family.nets})
+    _check_digests(found)
+    if found.missing:
+        lacks = " and the ".join(found.missing)
+        raise BadWeights(f"{found.path} lacks the {lacks} of a {found.family.name} model; give it beside the model")
+    quick = {tower.net: tower.quick for tower in found.family.towers}
+    nets = {net: build(part, partial, quick.get(net)) for net, part in found.parts.items()}
+    exact = () if found.family.towers else EXACT
+    files = tuple(dict.fromkeys(file for part in found.parts.values() for file in part.files))
+    path = found.diffusion
+    if prediction:
+        if not isinstance(path, Discrete):
+            raise BadInput(f"{found.family.name} always predicts {path.prediction!r}; {prediction!r} was asked for")
+        path = replace(path, prediction=cast(Any, prediction))
+    model = Model(found.family, place, Nets(nets, place, exact), files=files, variant=found.variant, diffusion=path)
+    learned = tuple(read_inversion(read_tensors(FilePath(file)), FilePath(file).stem) for file in embeddings)
+    if learned and not found.family.towers:
+        raise BadInput(f"{found.family.name} knows no textual inversion")
+    return replace(model, likes=found.defaults, learned=learned, **_readers(found))
+
+
+def _readers(found: Checkpoint) -> dict[str, Any]:
+    """What beside the networks reads words: mini's word pieces and names, T5's pieces where a folder has them."""
+    folder = found.path if found.path.is_dir() else found.path.parent
+    if found.family.towers:
+        return {"t5": _t5_pieces(found, folder)} if "text_3" in found.parts else {}
     pieces, names = folder / "tokenizer.json", folder / "names.txt"
     if not pieces.exists():
         raise BadWeights(f"{folder} lacks tokenizer.json, the word pieces of its text encoder")
     known = tuple(names.read_text(encoding="utf-8").splitlines()) if names.exists() else ()
-    return Model(family, place, nets, Pieces(pieces.read_text(encoding="utf-8")), known, digests)
+    return {"pieces": Pieces(pieces.read_text(encoding="utf-8")), "names": known}
 
 
-def _check_digests(path: FilePath, digests: Mapping[str, str]) -> None:
+def _t5_pieces(found: Checkpoint, folder: FilePath) -> T5Pieces | None:
+    """From tokenizer_3 beside the weights, or t5 in the store's folder; where neither is, T5 is left out, in words."""
+    for where in (folder / "tokenizer_3", home() / "t5"):
+        if where.is_dir():
+            text = (where / t5_file([file.name for file in where.iterdir()])).read_text(encoding="utf-8")
+            return T5Pieces(text, found.family.pieces)
+    warnings.warn(
+        f"{found.path.name} holds T5 but no tokenizer for it: it paints without. Put the tokenizer.json of T5 into "
+        f"{folder / 'tokenizer_3'} or {home() / 't5'}",
+        stacklevel=3,
+    )
+    return None
+
+
+def _check_digests(found: Checkpoint) -> None:
     """A folder's SHA256SUMS, where there is one, must agree."""
-    sums = path / "SHA256SUMS"
-    if not path.is_dir() or not sums.exists():
+    sums = found.path / "SHA256SUMS"
+    if not found.path.is_dir() or not sums.exists():
         return
+    files = {file.name: file for part in found.parts.values() for file in part.files}
     for line in sums.read_text(encoding="utf-8").splitlines():
         want, _, name = line.partition("  ")
-        if name in digests and digests[name] != want:
-            raise BadWeights(f"{path / name} is damaged: its SHA-256 is {digests[name][:16]}..., not {want[:16]}...")
+        if name in files and (is_ := sha256(files[name])) != want:
+            raise BadWeights(f"{files[name]} is damaged: its SHA-256 is {is_[:16]}..., not {want[:16]}...")
 
 
 def load_part(file: FilePath, family: Family, net: str) -> nn.Module:
-    """One network from a file of its own."""
-    built = load_net(file, read_header(file), family, net, (Rule("{}", "{}"),), part=False)
-    assert built is not None
-    return built
+    """One network of a family from a file of its own, in fp32."""
+    part = next((p for p in recognise(file).parts.values() if p.kind is family.nets[net]), None)
+    if part is None:
+        raise BadWeights(f"{file} holds no {family.nets[net].name}")
+    return build(part).float()
 
 
-def load_net(
-    file: FilePath, header: Header, family: Family, net: str, rules: Sequence[Rule], part: bool
-) -> nn.Module | None:
-    """One network from a file; None where a single file does not hold it."""
-    shapes = {name: entry.shape for name, entry in header.entries.items()}
-    if part:
-        prefix = rules[0].theirs.removesuffix("{}")
-        shapes = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
-        if not shapes:
-            return None
-    key = f"limner.{net}.config" if part else "limner.config"
-    config = from_json(family.nets[net].config, header.metadata.get(key, "{}"), str(file))
-    with torch.device("meta"):
-        built = family.nets[net].build(config)
-    moves = rename(shapes, rules)
-    found = {move[0]: shapes[name] for name, move in moves.items() if move is not None}
-    account(found, {name: tuple(value.shape) for name, value in built.state_dict().items()}, str(file))
-    tensors = {name: value for name, value in read_tensors(file, header).items() if name in shapes}
-    tensors = {
-        name: value.float() if value.is_floating_point() else value for name, value in translate(tensors, rules).items()
-    }
-    built.load_state_dict(tensors, assign=True)
-    built.eval().requires_grad_(False)
-    return built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+class Undrawn(TorchFunctionMode):
+    """Layers draw no first weights: files bring them, and a draw on meta imports torch's compiler, which takes 2 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        told = kwargs or {}
+        return told["tensor"] if func in (init.normal_, init.uniform_, init.kaiming_uniform_) else func(*args, **told)
+
+
+def build(part: Part, partial: bool = False, quick: bool | None = None) -> nn.Module:
+    """A network with the weights of its files, mapped where they need not be turned; nothing is settled yet."""
+    config = part.config if quick is None or not hasattr(part.config, "quick") else replace(part.config, quick=quick)
+    where = str(part.files[0])
+    with torch.device("meta"), Undrawn():
+        built = part.kind.build(config)
+    wanted = {name: tuple(value.shape) for name, value in built.state_dict().items()}
+    tensors = part.tensors()
+    missing = account({name: tuple(value.shape) for name, value in tensors.items()}, wanted, where, partial)
+    for name in missing:
+        norm = name.endswith(".weight") and "norm" in name
+        tensors[name] = torch.ones(wanted[name]) if norm else torch.zeros(wanted[name])
+    built.load_state_dict({name: tensors[name] for name in wanted}, assign=True)
+    return built.eval().requires_grad_(False)

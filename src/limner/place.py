@@ -31,14 +31,16 @@ class Place:
         return self.device.type == "cpu" and self.dtype != torch.float32
 
     def settle(self, net: nn.Module) -> nn.Module:
-        """On the device, and the weights of linear and convolutional layers in `dtype` for good.
+        """On the device, the weights of linear and convolutional layers in `dtype` for good, all others in fp32.
 
         Autocast would cast them to the same bits at every call, which takes as long as the products of one picture.
         """
         for layer in net.modules():
-            if isinstance(layer, (nn.Linear, nn.Conv2d)):
-                layer.to(self.dtype)
-        return net.to(self.device)
+            own = self.dtype if isinstance(layer, (nn.Linear, nn.Conv2d)) else torch.float32
+            for value in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+                if value.is_floating_point() and value.dtype != own:
+                    value.data = value.data.to(own)
+        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from limner.errors import BadInput, UnknownName
 
-VERSION = 1
+VERSION = 2
 MAX_SEED = 2**63 - 1
 
 
@@ -19,7 +19,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     task: Literal["paint"] = "paint"
     model: str = "mini"  # a name or a path
     prompt: str = ""  # empty: unconditional
@@ -35,6 +35,19 @@ class Recipe(BaseModel):
     cfg_interval: tuple[float, float] = (0.1, 1.0)  # the times between which guidance works
     cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     best_of: Annotated[int, Field(ge=1, le=64)] = 1  # seeds tried from `seed` on; the eye keeps the best
+    syntax: Literal["a1111", "comfy", "plain"] = "plain"  # how weights and marks in the prompts are read
+    clip_skip: Annotated[int, Field(ge=0, le=32)] = 0  # 1: the last layer of CLIP, 2: the one before; 0: the family's
+    noise: Literal["cpu", "nv"] = "cpu"  # whose random numbers: PyTorch's on the CPU, or those of NVIDIA cards
+    prediction: Literal["", "eps", "v"] = ""  # of the denoiser, where its files cannot tell
+    parts: tuple[str, ...] = ()  # files beside the model's: another autoencoder, text encoders, TAESD
+    embeddings: tuple[str, ...] = ()  # files of textual inversion
+    partial: bool = False  # weights may be missing or over
+    fast_decode: bool = False  # by the tiny autoencoder
+    refiner: str = ""  # a model that takes over at the end (SDXL's), by name or path
+    refine_at: Annotated[float, Field(ge=0, le=1)] = 0.8  # share of the steps after which it does
+    skip_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # blocks left out in skip-layer guidance
+    skip_scale: Annotated[float, Field(ge=0, le=100)] = 2.8
+    skip_interval: tuple[float, float] = (0.01, 0.2)  # shares of the steps between which it works
 
     @field_validator("model", "prompt", "negative", "style")
     @classmethod
@@ -50,11 +63,11 @@ class Recipe(BaseModel):
             raise ValueError("should be a number from 0 to 100")
         return value
 
-    @field_validator("cfg_interval")
+    @field_validator("cfg_interval", "skip_interval")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 <= value[0] <= value[1] <= 1:
-            raise ValueError("should be two times from 0 to 1, the lower first")
+            raise ValueError("should be two numbers from 0 to 1, the lower first")
         return value
 
     @property
@@ -95,7 +108,7 @@ class Recipe(BaseModel):
         version = fields.get("version", VERSION)
         if isinstance(version, int) and version > VERSION:
             raise BadInput(f"the recipe is of version {version}; this Limner knows up to {VERSION}")
-        return cls.of(fields)
+        return cls.of(fields | {"version": VERSION} if version == 1 else fields)  # 2 only has more fields
 
 
 def _short(value: object) -> str:

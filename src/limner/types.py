@@ -25,6 +25,7 @@ class Cond:
     mask: Tensor | None = None  # B L, True where a token stands
     style: Tensor | None = None  # B, int64; 0 means "any style"
     sizes: Tensor | None = None  # B 6 (SDXL: original, crop, target; height first) or B 5 (its refiner)
+    guidance: Tensor | None = None  # B, the scale, for networks that have guidance built in (LCM)
     image: Tensor | None = None  # B C' h w, laid beside x: mask, masked picture, depth map
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cond:

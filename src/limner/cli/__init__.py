@@ -16,7 +16,7 @@ from cyclopts.exceptions import UnknownCommandError
 
 from limner import __version__
 from limner.cli.help import two_columns
-from limner.cli.say import STDIN
+from limner.cli.say import STDIN, plain
 from limner.errors import LimnerError, UnknownName
 
 COMMANDS = {  # name -> where it is, and what help says of it without looking there
@@ -89,7 +89,9 @@ def _drop_output() -> None:
 def _sentence(error: Exception) -> str:
     if isinstance(error, UnknownCommandError) and error.app and error.unused_tokens:  # its own text imports them all
         error = UnknownName("command", error.unused_tokens[0], [name for name in error.app if name[0] != "-"])
-    return " ".join(str(error).split())
+    if isinstance(error, CycloptsError):
+        return " ".join(str(error).split())
+    return plain(str(error))
 
 
 @contextlib.contextmanager

@@ -43,6 +43,9 @@ def _facts(receipt: Receipt) -> list[tuple[str, str]]:
     r = receipt.recipe
     guidance = f"{r.cfg_scale:g} from t = {r.cfg_interval[0]:g} to {r.cfg_interval[1]:g}"
     weights = ", ".join(f"{Path(name).stem} {digest[:8]}" for name, digest in sorted(receipt.weights.items()))
+    told = {"version", "task", "prompt", "negative", "style", "seed", "best_of", "width", "height", "steps", "sampler"}
+    told |= {"schedule", "cfg_scale", "cfg_interval", "cfg_rescale", "model"}
+    others = {name: value for name, value in r.model_dump(exclude_defaults=True).items() if name not in told}
     return [
         ("prompt", r.prompt or "none"),
         *([("negative", r.negative)] if r.negative else []),
@@ -53,7 +56,12 @@ def _facts(receipt: Receipt) -> list[tuple[str, str]]:
         ("steps", f"{r.steps}, {r.sampler}, {r.schedule}"),
         ("guidance", guidance + (f", rescaled by {r.cfg_rescale:g}" if r.cfg_rescale else "")),
         ("model", r.model),
+        *((name.replace("_", " "), _said(value)) for name, value in others.items()),
         ("weights", weights),
         ("painted", f"in {receipt.dtype} by limner {receipt.version}"),
         ("recipe", r.id[:16]),
     ]
+
+
+def _said(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

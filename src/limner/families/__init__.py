@@ -1,15 +1,14 @@
-"""Floor 3: a page of facts a family, and a way to recognise it."""
+"""Floor 3: a page of facts a family, and a way to recognise it (`recognise.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from limner.diffusion.path import Path
-from limner.errors import BadWeights
 from limner.registry import Registry
 from limner.types import LatentSpec
 from limner.weights.layout import Rule
@@ -18,20 +17,39 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Net:
-    """One network of a family: its config's class and how it is built from one."""
+class Naming:
+    """One way in which files name a network's weights."""
 
-    config: type[Any]
-    build: Callable[[Any], nn.Module]
-    mark: str  # a weight that only this network has
+    name: str  # "original", "diffusers", ...
+    marks: tuple[str, ...]  # names, without a prefix, that only such a file has
+    reads: Callable[[Shapes], Sequence[Rule]]  # the rules for a file of these names and shapes
+    writes: Callable[[Any], Sequence[Rule]]  # the same rules, for a network of this config
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One way in which people have the weights: the rules that name them, for each network."""
+class Kind:
+    """A kind of network: what it is built from, and by which names it is known."""
 
     name: str
-    rules: Mapping[str, Sequence[Rule]]
+    build: Callable[[Any], nn.Module]
+    config_of: Callable[[Shapes, str], Any]  # from our names and shapes, and what the file's metadata says of a config
+    namings: tuple[Naming, ...]
+    net: str  # what a family calls it where nothing else says
+
+    def naming(self, name: str) -> Naming:
+        return next(naming for naming in self.namings if naming.name == name)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A text encoder's part in what the denoiser is told."""
+
+    net: str
+    skip: int = 0  # layers from the top that are left out of its states
+    normed: bool = False  # whether the last norm is laid over them
+    pad: int = 49407  # what fills a chunk
+    quick: bool = True  # OpenAI's activation
+    cut: bool = False  # diffusers' folders leave the unused last layer out, so that an odd number is left
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,7 @@ class Defaults:
     sampler: str
     schedule: str
     cfg_scale: float
-    cfg_interval: tuple[float, float]
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -51,34 +69,21 @@ class Family:
     """Facts, no tensors."""
 
     name: str
-    nets: Mapping[str, Net]
-    layouts: tuple[Layout, ...]
+    nets: Mapping[str, Kind]
+    needs: tuple[str, ...]  # nets without which it cannot paint
+    single: Mapping[str, tuple[str, str]]  # net -> prefix and naming in a single file
     path: Path
     latent: LatentSpec
     sizes: tuple[int, int]  # the least and the greatest side that it paints well
-    pieces: int  # the longest prompt, in word pieces
-    styles: tuple[str, ...]
     defaults: Defaults
-
-    def detect(self, shapes: Shapes) -> tuple[Layout, str] | None:
-        """The layout and network that a file of these names and shapes is, if it is of this family."""
-        for layout in self.layouts:
-            for net, rules in layout.rules.items():
-                mark = self.nets[net].mark
-                if any(rule.ours == "{}" and rule.theirs.replace("{}", mark) in shapes for rule in rules):
-                    return layout, net
-        return None
+    claims: Callable[[Kind, Any], str | None]  # the variant that a denoiser of this config is, if it is one
+    folders: Mapping[str, str] = field(default_factory=dict)  # net -> its folder in diffusers' layout
+    few: Mapping[str, Defaults] = field(default_factory=dict)  # a word in a file's name -> defaults of its kind
+    predictions: Mapping[str, str] = field(default_factory=dict)  # variant or word in a file's name -> prediction
+    towers: tuple[Tower, ...] = ()  # in the order in which their states are laid side by side
+    zero_negative: bool = False  # an empty negative prompt is zeros, not the encoding of "" (sgm, diffusers)
+    pieces: int = 77  # the longest prompt in word pieces, or the length of a chunk
+    styles: tuple[str, ...] = ()
 
 
 FAMILIES: Registry[Family] = Registry("family")
-
-
-def detect(shapes: Shapes, where: str) -> tuple[Family, Layout, str]:
-    """The family, layout and network of a file, from names and shapes alone."""
-    from limner.families import mini  # noqa: F401  its import registers it
-
-    for family in FAMILIES.values():
-        if found := family.detect(shapes):
-            return family, *found
-    first = ", ".join(list(shapes)[:3])
-    raise BadWeights(f"{where} is of no family that is known here ({', '.join(FAMILIES)}); its first names: {first}")

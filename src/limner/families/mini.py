@@ -1,37 +1,50 @@
 """The mini family: the small model that ships, and what is trained from it."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from limner.config import from_json
 from limner.diffusion.path import Straight
-from limner.families import FAMILIES, Defaults, Family, Layout, Net
+from limner.families import FAMILIES, Defaults, Family, Kind, Shapes
+from limner.families.nets import KINDS, always
 from limner.models.bert import Bert, BertConfig
 from limner.models.eye import Eye, EyeConfig
 from limner.models.mini_autoencoder import MiniAutoencoder, MiniAutoencoderConfig
 from limner.models.mini_transformer import MiniTransformer, MiniTransformerConfig
 from limner.types import LatentSpec
-from limner.weights.layout import Rule
 
+
+def _kind(name: str, config: type[Any], build: Any, mark: str, net: str) -> Kind:
+    """Our own kinds carry their config in the file's metadata; their names are the same in every layout."""
+
+    def config_of(_: Shapes, note: str) -> Any:
+        return from_json(config, note, name)
+
+    return Kind(name, build, config_of, (always("limner", mark),), net)
+
+
+EYE = _kind("eye", EyeConfig, Eye, "picture_out.weight", "eye")
 NETS = {
-    "autoencoder": Net(MiniAutoencoderConfig, MiniAutoencoder, "decoder.0.weight"),
-    "denoiser": Net(MiniTransformerConfig, MiniTransformer, "patch_in.weight"),
-    "text": Net(BertConfig, Bert, "embeddings.word_embeddings.weight"),
-    "eye": Net(EyeConfig, Eye, "picture_out.weight"),
-    "judge": Net(EyeConfig, Eye, "picture_out.weight"),  # an eye that never reranks: it evaluates
+    "autoencoder": _kind("mini autoencoder", MiniAutoencoderConfig, MiniAutoencoder, "decoder.0.weight", "autoencoder"),
+    "denoiser": _kind("mini transformer", MiniTransformerConfig, MiniTransformer, "patch_in.weight", "denoiser"),
+    "text": _kind("bert", BertConfig, Bert, "embeddings.word_embeddings.weight", "text"),
+    "eye": EYE,
+    "judge": EYE,  # an eye that never reranks: it evaluates
 }
-OPTIONAL = ("eye", "judge")  # painting needs neither
+KINDS.extend((NETS["autoencoder"], NETS["denoiser"], NETS["text"], EYE))
 
 MINI = Family(
     name="mini",
     nets=NETS,
-    layouts=(
-        Layout("folder", {net: (Rule("{}", "{}"),) for net in NETS}),  # one file a network, our own names
-        Layout("single file", {net: (Rule(f"{net}.{{}}", "{}"),) for net in NETS}),
-    ),
+    needs=("autoencoder", "denoiser", "text"),
+    single={net: (f"{net}.", "limner") for net in NETS},
     path=Straight(prediction="x0"),
     latent=LatentSpec(channels=8, factor=8, multiple=16, pixels=4),
     sizes=(64, 512),
+    defaults=Defaults((128, 128), 24, "euler_ancestral", "uniform", cfg_scale=5.0, cfg_interval=(0.1, 1.0)),
+    claims=lambda kind, _: "base" if kind.name == "mini transformer" else None,
     pieces=64,
     styles=("noto", "emojione", "blob", "firefox", "fluent", "flat", "silhouette", "pixel art"),
-    defaults=Defaults(
-        (128, 128), steps=24, sampler="euler_ancestral", schedule="uniform", cfg_scale=5.0, cfg_interval=(0.1, 1.0)
-    ),
 )
 FAMILIES.add("mini")(MINI)

@@ -7,6 +7,7 @@ resampling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ class UnetConfig:
     heads: int = 8  # in every attention; 0: as many as make heads 64 wide
     linear: bool = False  # projections around a transformer are linear and not 1x1 convolutions
     vector: int = 0  # width of the vector beside the time: pooled text and sizes (SDXL)
+    guidance: int = 0  # width of the embedding of a guidance scale that is built in (LCM, arXiv 2310.04378)
     groups: int = 32  # of the norms
 
 
@@ -49,7 +51,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> UnetConfig:
     return UnetConfig(
         first[1], shapes["out.2.weight"][0], first[0], tops, blocks, depths, _depth(shapes, "middle_block.1"),
         keys[0][1] if keys else 0, 0 if linear else 8, linear, shapes.get("label_emb.0.0.weight", (0, 0))[1],
-        min(32, first[0]),
+        shapes.get("time_embed.cond_proj.weight", (0, 0))[1], min(32, first[0]),
     )  # fmt: skip
 
 
@@ -174,6 +176,8 @@ class Unet(nn.Module):
         self.config = config
         told, groups = 4 * config.width, config.groups
         self.time_embed = nn.Sequential(nn.Linear(config.width, told), nn.SiLU(), nn.Linear(told, told))
+        if config.guidance:
+            self.time_embed.cond_proj = nn.Linear(config.guidance, config.width, bias=False)
         if config.vector:
             inner = nn.Sequential(nn.Linear(config.vector, told), nn.SiLU(), nn.Linear(told, told))
             self.label_emb = nn.Sequential(inner)
@@ -210,7 +214,7 @@ class Unet(nn.Module):
 
         cond.image, B C' h w, is laid beside x: a mask and a masked picture, a picture to edit, a depth map.
         """
-        told = self.time_embed(timestep_embedding(t, self.config.width))  # B 4D
+        told = self.told(timestep_embedding(t, self.config.width), cond)  # B 4D
         if self.config.vector:
             told = told + self.label_emb(self.vector(cond))
         y = x if cond.image is None else torch.cat([x, cond.image], dim=1)
@@ -225,6 +229,18 @@ class Unet(nn.Module):
             y = torch.cat([y, kept.pop()], dim=1)
             y = self._walk(step, y, told, cond.tokens, kept[-1].shape[-2:] if kept else (0, 0))  # type: ignore
         return self.out(y).float()  # B C h w
+
+    def told(self, time: Tensor, cond: Cond) -> Tensor:
+        """What is told of the time, B D, and, where it is built in, of the guidance scale: B 4D."""
+        first, act, last = self.time_embed[0], self.time_embed[1], self.time_embed[2]
+        if self.config.guidance:
+            if cond.guidance is None:
+                raise ValueError("this UNet needs a guidance scale")
+            half = self.config.guidance // 2
+            rates = torch.exp(-math.log(10_000.0) * torch.arange(half, device=time.device) / (half - 1))
+            angles = 1000 * (cond.guidance - 1)[:, None] * rates  # B G/2
+            time = time + self.time_embed.cond_proj(torch.cat([angles.sin(), angles.cos()], dim=1))  # type: ignore
+        return last(act(first(time)))
 
     def vector(self, cond: Cond) -> Tensor:
         """Pooled text, then each of the sizes as 256 cosines and sines (arXiv 2307.01952, section 2.2): B V."""

@@ -61,7 +61,7 @@ class Move:
         whole = found[0] if len(found) == 1 else torch.cat(tuple(found))
         match self.op:
             case "transpose":
-                whole = whole.T.contiguous()
+                whole = whole.transpose(0, 1).contiguous()
             case "pointwise":
                 whole = whole.flatten(1) if self.back else whole[:, :, None, None]
             case "swap":
@@ -133,7 +133,7 @@ def reshaped(
     empty = {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}
     try:
         return {name: tuple(value.shape) for name, value in translate(empty, rules, back, where).items()}
-    except (RuntimeError, IndexError) as error:  # a tensor of too few axes, or rows that cannot be cut
+    except (RuntimeError, IndexError, ValueError) as error:  # a tensor of too few axes, or rows that cannot be cut
         raise BadWeights(f"{where}: a tensor has not the axes that this layout has ({error})") from error
 
 

@@ -18,6 +18,7 @@ ENDS = (
     Rule("conv_in.{}", "input_blocks.0.0.{}"),
     Rule("time_embedding.linear_1.{}", "time_embed.0.{}"),
     Rule("time_embedding.linear_2.{}", "time_embed.2.{}"),
+    Rule("time_embedding.cond_proj.{}", "time_embed.cond_proj.{}"),
     Rule("add_embedding.linear_1.{}", "label_emb.0.0.{}"),
     Rule("add_embedding.linear_2.{}", "label_emb.0.2.{}"),
     Rule("conv_norm_out.{}", "out.0.{}"),
