@@ -110,3 +110,9 @@ def test_only_attention_attends(file: Path):
 def test_only_the_command_line_and_the_server_print(file: Path):
     if room_of(file) not in ("cli", "serve"):
         assert "print" not in calls(file)
+
+
+def test_the_core_stays_readable():
+    rooms = ("models", "diffusion", "weights", "families", "pipeline", "words")
+    lines = sum(len(file.read_text().splitlines()) for file in FILES if room_of(file) in rooms)
+    assert lines < 5_500

@@ -103,7 +103,6 @@ class Model:
             )
         return self.family.latent.channels, height // self.family.latent.factor, width // self.family.latent.factor
 
-    @torch.inference_mode()
     def encode(
         self, prompts: Sequence[Words], style: str | Sequence[str | None] | None = None, how: Reading | None = None
     ) -> Cond:
@@ -114,7 +113,7 @@ class Model:
         styles = [style] * len(prompts) if style is None or isinstance(style, str) else style
         numbers = torch.tensor([self.style_number(each) for each in styles], device=self.place.device)
         if self.family.towers:
-            with self.place.autocast():
+            with torch.inference_mode(), self.place.autocast():
                 how = replace(how or Reading(), learned=self.learned)
                 return read_towers(self.family, self.nets, self.t5, prompts, how)
         states, mask = self.read([each if isinstance(each, str) else plain(each) for each in prompts])

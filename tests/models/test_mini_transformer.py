@@ -75,8 +75,7 @@ def test_a_row_does_not_see_the_others(model):
     whole = cond(3)
     together = model(x, t, whole)
     for k in range(3):
-        row = Cond(*(field[k : k + 1] for field in vars(whole).values()))
-        torch.testing.assert_close(model(x[k : k + 1], t[k : k + 1], row)[0], together[k], rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(x[k : k + 1], t[k : k + 1], whole.row(k))[0], together[k], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

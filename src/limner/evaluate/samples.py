@@ -18,7 +18,7 @@ from limner.errors import BadInput
 from limner.models.bert import pool
 from limner.pipeline import Model
 from limner.recipe import Recipe
-from limner.rng import Noise, seed_of
+from limner.rng import Noise, cpu_stream, seed_of
 from limner.train.data import Pictures, Words
 
 SHEET = ("a red apple", "a blue apple", "a cat", "a dog wearing a hat", "smiling face with a hat", "a house at night",
@@ -135,7 +135,7 @@ class Streams(Noise):
 
     def __init__(self, seeds: Sequence[int]) -> None:
         super().__init__(seeds[0])
-        self._streams = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self._streams = [cpu_stream(seed) for seed in seeds]
 
 
 def paint_batch(model: Model, recipes: Sequence[Recipe]) -> Tensor:

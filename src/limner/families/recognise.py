@@ -235,9 +235,7 @@ def _folder(path: FilePath, variant: str) -> Checkpoint:
             metadata |= headers[file].metadata
         for part in _parts(headers, COMPONENTS[component]):
             if part.kind.name != CLASSES[said[1]]:
-                raise BadWeights(
-                    f"{path}: {component} is to be a {said[1]} and its weights are those of a {part.kind.name}"
-                )
+                raise BadWeights(f"{path}: {component} is to be a {said[1]}, and its weights are a {part.kind.name}'s")
             parts[part.net] = part
     if not parts:
         raise BadWeights(f"{path}: model_index.json names no component that is known here ({', '.join(COMPONENTS)})")
@@ -247,28 +245,25 @@ def _folder(path: FilePath, variant: str) -> Checkpoint:
 
 
 def _component_files(folder: FilePath, variant: str) -> list[FilePath]:
-    """The files of one component: whole or in shards, of the variant that was asked for or the plain one."""
-    indexes = sorted(folder.glob("*.safetensors.index*.json"))
-    whole = [f for f in sorted(folder.glob("*.safetensors")) if not re.search(r"-\d{5}-of-\d{5}", f.name)]
-    tagged = f".{variant}" if variant else ""
-    for file in [f for f in whole if f.name.count(".") == 1 + bool(variant) and f".{f.name}".count(tagged or ".")]:
-        if not variant or f"{tagged}." in file.name:
-            return [file]
-    for index in [i for i in indexes if (f"{tagged}." in i.name if variant else i.name.count(".") == 3)] or indexes[:1]:
-        told = read_json(index).get("weight_map")
-        named = list(told.values()) if isinstance(told, dict) else []
-        if bad := [name for name in named if not isinstance(name, str) or FilePath(name).name != name] or not named:
-            raise BadWeights(f"{index} names {str(bad)[:80]}; shards lie beside their index")
-        shards = sorted(set(named))
-        if gone := [name for name in shards if not (folder / name).exists()]:
-            raise BadWeights(f"{folder} lacks {gone[0]}, which its index names")
-        return [folder / name for name in shards]
-    if whole and not variant:
-        return whole[:1]
-    there = ", ".join(f.name for f in sorted(folder.glob("*"))[:5]) if folder.exists() else "no such folder"
-    raise BadWeights(
-        f"{folder} holds no .safetensors file{f' of variant {variant}' if variant else ''}; there: {there}"
-    )
+    """The files of one component, whole or in shards: of the variant asked for, else the plain ones, else fp16's."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index*.json")])
+    files = [file for file in files if not re.search(r"-\d{5}-of-\d{5}", file.name)]
+    tags = {file: "".join(set(file.name.split(".")[1:-1]) - {"safetensors", "index"}) for file in files}
+    chosen = [file for file in files if tags[file] == variant]
+    chosen = chosen or sorted(files, key=lambda file: tags[file] != "fp16") * (not variant)
+    if not chosen:
+        there = ", ".join(f.name for f in sorted(folder.glob("*"))[:5]) if folder.exists() else "no such folder"
+        kind = f" of variant {variant}" if variant else ""
+        raise BadWeights(f"{folder} holds no .safetensors file{kind}; there: {there}")
+    if chosen[0].suffix == ".safetensors":
+        return chosen[:1]
+    told = read_json(chosen[0]).get("weight_map")
+    named = list(told.values()) if isinstance(told, dict) else []
+    if bad := [name for name in named if not isinstance(name, str) or FilePath(name).name != name] or not named:
+        raise BadWeights(f"{chosen[0]} names {str(bad)[:80]}; shards lie beside their index")
+    if gone := [name for name in named if not (folder / name).exists()]:
+        raise BadWeights(f"{folder} lacks {gone[0]}, which its index names")
+    return [folder / name for name in sorted(set(named))]
 
 
 def read_json(path: FilePath) -> dict[str, Any]:

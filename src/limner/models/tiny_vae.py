@@ -24,7 +24,7 @@ class TinyVAEConfig:
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> TinyVAEConfig:
     """What names and shapes say of a tiny autoencoder: blocks stand between plain convolutions."""
     halves = tuple(half for half in ("encoder", "decoder") if f"{half}.layers.0.weight" in shapes)
-    weights = [name.split(".") for name in shapes if name.startswith(f"{halves[0]}.layers.") and name.endswith("weight")]
+    weights = [name.split(".") for name in shapes if name.startswith(f"{halves[0]}.layers.") and name[-6:] == "weight"]
     blocks: list[int] = []
     layers = sorted({(int(part[2]), len(part) == 4) for part in weights})
     for _, plain in layers:

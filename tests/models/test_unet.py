@@ -1,0 +1,134 @@
+"""The UNet of Stable Diffusion 1, 2 and XL against the field's reference, and its own refusals."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from tests.conftest import randomised
+from torch import Tensor
+
+from limner.models.unet import Unet, UnetConfig, config_of
+from limner.types import Cond
+from limner.weights.layout import translate
+from limner.weights.names.unet import diffusers
+
+PLAIN = UnetConfig(width=64, multiples=(1, 2, 2), depths=(1, 1, 0), context=40)
+LINEAR = replace(PLAIN, heads=0, linear=True)
+XL = replace(LINEAR, depths=(0, 1, 2), middle=2, vector=24 + 6 * 256)
+KINDS = {
+    "sd15": PLAIN,
+    "sd15 inpaint": replace(PLAIN, channels=9),
+    "sd15 edit": replace(PLAIN, channels=8),
+    "sd2": LINEAR,
+    "sd2 depth": replace(LINEAR, channels=5),
+    "sdxl": XL,
+    "sdxl-refiner": replace(LINEAR, multiples=(1, 2, 2, 2), depths=(0, 2, 2, 0), middle=2, vector=24 + 5 * 256),
+}
+
+
+def reference(config: UnetConfig) -> UNet2DConditionModel:
+    cross = ["CrossAttn" if depth else "" for depth in config.depths]
+    told: dict[str, Any] = {}
+    if config.vector:
+        told = {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
+        told["projection_class_embeddings_input_dim"] = config.vector
+    model = UNet2DConditionModel(
+        in_channels=config.channels,
+        out_channels=config.out,
+        block_out_channels=tuple(config.width * m for m in config.multiples),
+        layers_per_block=config.blocks,
+        down_block_types=tuple(f"{kind}DownBlock2D" for kind in cross),
+        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(cross)),
+        cross_attention_dim=config.context,
+        attention_head_dim=config.heads or tuple(config.width * m // 64 for m in config.multiples),
+        transformer_layers_per_block=[depth or config.middle for depth in config.depths],
+        use_linear_projection=config.linear,
+        norm_num_groups=config.groups,
+        **told,
+    )
+    return randomised(model)
+
+
+def ours(theirs: UNet2DConditionModel, config: UnetConfig) -> Unet:
+    model = Unet(config).eval()
+    model.load_state_dict(translate(theirs.state_dict(), diffusers(config.blocks, config.depths)))
+    return model
+
+
+def case(config: UnetConfig, sides: Sequence[int] = (17, 12)) -> tuple[Tensor, Tensor, Cond]:
+    draw = torch.Generator().manual_seed(1)
+    tokens, sizes, pooled = torch.randn(2, 9, config.context, generator=draw), None, None
+    if config.vector:
+        pooled = torch.randn(2, 24, generator=draw)
+        sizes = torch.tensor([[512.0, 640, 0, 8, 1024, 768], [64, 64, 3, 0, 64, 64]])[:, : (config.vector - 24) // 256]
+    x = torch.randn(2, config.channels, *sides, generator=draw)
+    return x, torch.tensor([7.0, 900.5]), Cond(tokens, pooled, sizes=sizes)
+
+
+def asked(theirs: UNet2DConditionModel, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    added = {} if cond.sizes is None else {"text_embeds": cond.pooled, "time_ids": cond.sizes}
+    return theirs(x, t, cond.tokens, added_cond_kwargs=added).sample
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_it_answers_as_the_reference(kind):
+    config = KINDS[kind]
+    theirs = reference(config)
+    x, t, cond = case(config)
+    want = asked(theirs, x, t, cond)
+    found = ours(theirs, config)(x, t, cond)
+    assert found.shape == (2, config.out, 17, 12)
+    assert float((found - want).abs().max() / want.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (16, 5), (7, 9)])
+@torch.no_grad()
+def test_sides_of_every_size_fit(sides):
+    theirs = reference(PLAIN)
+    x, t, cond = case(PLAIN, sides)
+    want = asked(theirs, x, t, cond)
+    assert float((ours(theirs, PLAIN)(x, t, cond) - want).abs().max() / want.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_and_shapes_tell_the_config(kind):
+    with torch.device("meta"):
+        shapes = {name: tuple(value.shape) for name, value in Unet(KINDS[kind]).state_dict().items()}
+    assert config_of(shapes) == KINDS[kind]
+
+
+@torch.no_grad()
+def test_what_lies_beside_x_is_part_of_the_input():
+    config = KINDS["sd15 inpaint"]
+    net = ours(reference(config), config)
+    x, t, cond = case(config)
+    whole = net(x, t, cond)
+    assert torch.equal(net(x[:, :4], t, replace(cond, image=x[:, 4:])), whole)
+    assert not torch.equal(net(x[:, :4], t, replace(cond, image=0 * x[:, 4:])), whole)
+
+
+@torch.no_grad()
+def test_every_thing_it_is_told_matters():
+    net = ours(reference(XL), XL)
+    x, t, cond = case(XL)
+    answer = net(x, t, cond)
+    for other in (
+        replace(cond, tokens=cond.tokens.flip(1) * 2),
+        replace(cond, pooled=-cond.pooled),
+        replace(cond, sizes=cond.sizes + 100),
+    ):
+        assert float((net(x, t, other) - answer).abs().max() / answer.abs().max()) > 1e-3
+    assert float((net(x, t + 100, cond) - answer).abs().max() / answer.abs().max()) > 1e-3
+
+
+def test_what_it_cannot_take_is_refused():
+    with torch.device("meta"):
+        plain, large = Unet(PLAIN), Unet(XL)
+    with pytest.raises(ValueError, match="takes 4 channels, not 9"):
+        plain(torch.zeros(1, 9, 8, 8, device="meta"), torch.zeros(1, device="meta"), Cond(torch.zeros(1, 9, 40)))
+    with pytest.raises(ValueError, match="needs pooled text and sizes"):
+        large(torch.zeros(1, 4, 8, 8, device="meta"), torch.zeros(1, device="meta"), Cond(torch.zeros(1, 9, 40)))
