@@ -5,6 +5,8 @@ Random weights of the published architectures, 64x64, 20 steps, guided, in fp32.
 
 import importlib
 import json
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -128,6 +130,45 @@ def test_the_picture_is_the_references(family, name, painter, reference, monkeyp
     pipe = scheduled(reference(family), kind, **told)
     picture = ours(painter(family), sampler, schedule, whole)
     assert apart(picture, theirs(pipe, monkeypatch)) < most
+
+
+class Brownian:
+    """The two increments of a step, from two draws of ours: what torchsde's tree is to their scheduler."""
+
+    def __init__(self, x: Tensor, *_: Any, **__: Any) -> None:
+        self.shape, self.first, self.middle, self.noise = x.shape, None, 0.0, STREAM[0]
+
+    def __call__(self, level: Tensor, then: Tensor) -> Tensor:
+        if self.first is None:
+            self.first, self.middle = self.noise(*self.shape), float(then)
+            return self.first
+        share = (float(level) - self.middle) / (float(level) - float(then))
+        whole = share**0.5 * self.first + (1 - share) ** 0.5 * self.noise(*self.shape)
+        self.first = None
+        return whole
+
+
+STREAM: list[Noise] = []
+
+
+@pytest.mark.parametrize("karras", [False, True])
+def test_dpmpp_sde_is_the_references(karras, painter, reference, monkeypatch):
+    """Their scheduler needs torchsde for its noise alone; ours is drawn for both."""
+    monkeypatch.setitem(sys.modules, "torchsde", types.ModuleType("torchsde"))
+    module = importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_sde")
+    monkeypatch.setattr(module, "BrownianTreeNoiseSampler", Brownian)
+    pipe = reference("sd15")
+    spacing = "linspace" if karras else "leading"  # theirs takes Karras' ends from the spacing; ours from the path
+    told = {"timestep_spacing": spacing, "steps_offset": 1, "use_karras_sigmas": karras}
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    pipe.scheduler = module.DPMSolverSDEScheduler(**told | betas)
+    noise = Noise(SEED)
+    STREAM[:] = [noise]
+    latents = noise(1, 4, SIDE // 8, SIDE // 8)
+    told = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": SCALE}
+    other = pipe(**told, latents=latents, width=SIDE, height=SIDE, output_type="pt").images
+    picture = ours(painter("sd15"), "dpm++ sde", "karras" if karras else "leading")
+    assert apart(picture, other) < (NEAR if karras else EXACT)
 
 
 def test_another_prompt_sampler_or_number_of_steps_is_another_picture(painter):
