@@ -76,6 +76,17 @@ def test_every_layer_and_the_pooled_vector_are_the_references(kind, pad):
     assert near(net.norm(states), want.last_hidden_state)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_in_bf16_it_stays_near_the_reference(kind):
+    theirs = reference(KINDS[kind])
+    net, rows = ours(theirs, KINDS[kind]), ids()
+    want = theirs(rows, output_hidden_states=True).hidden_states[-1]
+    with torch.autocast("cpu", torch.bfloat16):
+        states, _ = net(net.embed(rows), (rows == END).int().argmax(1), KINDS[kind].layers)
+    assert float((states - want).abs().max() / want.abs().max()) < 1e-2
+
+
 @torch.no_grad()
 def test_a_word_knows_only_those_before_it():
     net, rows = ours(reference(SMALL), SMALL), ids()

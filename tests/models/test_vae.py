@@ -60,6 +60,18 @@ def test_it_reads_and_paints_as_the_reference(kind):
 
 
 @torch.no_grad()
+def test_in_bf16_it_is_as_near_as_the_reference():
+    theirs = reference(FOUR)
+    latent = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(1))
+    want = theirs.decode(latent).sample
+    with torch.autocast("cpu", torch.bfloat16):
+        off = theirs.decode(latent).sample.float() - want
+        mine = ours(theirs, FOUR).decode(latent) - want
+    assert mine.std() < 1.25 * off.std()
+    assert mine.abs().max() < 1.5 * off.abs().max()
+
+
+@torch.no_grad()
 def test_the_variance_is_bounded_as_the_references():
     theirs = reference(FOUR)
     net = ours(theirs, FOUR)
