@@ -29,7 +29,7 @@ def test_it_is_a_mapping_in_the_order_of_registration(tools):
 
 
 def test_aliases_are_listed_without_the_name(tools):
-    assert tools.aliases("hammer") == ["bigpp", "mallet"]
+    assert tools.aliases("hammer") == ["Big++", "mallet"]
     assert tools.aliases("saw") == []
 
 

@@ -21,6 +21,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self.kind = kind
         self._found: dict[str, T] = {}
         self._plain: dict[str, str] = {}  # plain spelling -> name
+        self._aliases: dict[str, tuple[str, ...]] = {}  # as they are written
         self._outside = False
 
     def add(self, name: str, *aliases: str) -> Callable[[T], T]:
@@ -32,6 +33,7 @@ class Registry(Mapping[str, T], Generic[T]):
                 if other != name:
                     raise ValueError(f"{spelling!r} would mean two {self.kind}s: {other!r} and {name!r}")
             self._found[name] = value
+            self._aliases[name] = aliases
             self._plain |= {_plain(spelling): name for spelling in (name, *aliases)}
             return value
 
@@ -46,7 +48,9 @@ class Registry(Mapping[str, T], Generic[T]):
             raise UnknownName(self.kind, spelling, self._found) from None
 
     def aliases(self, name: str) -> list[str]:
-        return sorted(plain for plain, known in self._plain.items() if known == name and plain != _plain(name))
+        """What else a name is called, as it is written; spellings that read as the name itself are left out."""
+        found = {_plain(alias): alias for alias in self._aliases[name] if _plain(alias) != _plain(name)}
+        return sorted(found.values(), key=str.lower)
 
     def __getitem__(self, spelling: str) -> T:
         return self._found[self.name(spelling)]

@@ -138,7 +138,9 @@ def show(model: Model, *, json: Json = False) -> None:
     for net, part in checkpoint.parts.items():
         table.append((net, part.layout, f"{part.parameters:,}", _types(part.dtypes)))
     rows(table, indent="  ")
-    facts = [("missing", ", ".join(checkpoint.missing))] if checkpoint.missing else []
+    path = checkpoint.diffusion
+    facts = [("predicts", path.prediction + (", to pure noise" if getattr(path, "zero_snr", False) else ""))]
+    facts += [("missing", ", ".join(checkpoint.missing))] if checkpoint.missing else []
     facts += [("licence", plain(terms))] if terms else []
     facts += [("from", plain(entry.source)), ("added", entry.added)] if entry else []
     facts += [(plain(key), _short(value)) for key, value in sorted(checkpoint.metadata.items())]
@@ -167,7 +169,8 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "path": str(checkpoint.path), "family": checkpoint.family.name, "variant": checkpoint.variant,
-        "layout": checkpoint.layout, "parts": parts, "missing": list(checkpoint.missing),
+        "layout": checkpoint.layout, "prediction": checkpoint.diffusion.prediction, "parts": parts,
+        "missing": list(checkpoint.missing),
         "metadata": dict(checkpoint.metadata), "bytes": _bytes(checkpoint.path),
     }  # fmt: skip
 
