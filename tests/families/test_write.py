@@ -157,3 +157,13 @@ def test_what_cannot_be_written_is_refused(tmp_path, tiny_checkpoint):
     with pytest.raises(BadInput, match="the single layout of sd15 has no place for its text_2 and its text_3"):
         write_checkpoint(mixed, tmp_path / "new")
     assert [file.name for file in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize(("family", "found"), [("sd15", "sd15"), ("sdxl", "sd15"), ("sd3", "sd3")])
+def test_an_autoencoder_alone_goes_from_layout_to_layout(family, found, tmp_path):
+    """Which of the families with its latents it belongs to, nothing in it says."""
+    file = write_single(tmp_path / "vae.safetensors", family, tiny_nets(family, "autoencoder"))
+    alone = recognise(file)
+    assert (alone.family.name, alone.variant, list(alone.parts)) == (found, "part", ["autoencoder"])
+    folder = recognise(write_checkpoint(alone, tmp_path / "folder", "diffusers"))
+    assert same(folder.parts["autoencoder"].tensors(), alone.parts["autoencoder"].tensors())

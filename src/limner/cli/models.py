@@ -139,7 +139,8 @@ def show(model: Model, *, json: Json = False) -> None:
         table.append((net, part.layout, f"{part.parameters:,}", _types(part.dtypes)))
     rows(table, indent="  ")
     path = checkpoint.diffusion
-    facts = [("predicts", path.prediction + (", to pure noise" if getattr(path, "zero_snr", False) else ""))]
+    said = path.prediction + (", to pure noise" if getattr(path, "zero_snr", False) else "")
+    facts = [("predicts", said)] if "denoiser" in checkpoint.parts else []
     facts += [("missing", ", ".join(checkpoint.missing))] if checkpoint.missing else []
     facts += [("licence", plain(terms))] if terms else []
     facts += [("from", plain(entry.source)), ("added", entry.added)] if entry else []

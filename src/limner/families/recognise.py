@@ -293,10 +293,10 @@ def _named(
             raise BadWeights(f"{path}: its {denoiser.kind.name} is of no family that is known here ({denoiser.config})")
         family, variant = found
     else:
-        family, variant = (
-            next(f for f in FAMILIES.values() if all(f.nets.get(n) is p.kind for n, p in parts.items())),
-            "part",
-        )
+        latents = {p.config.channels for net, p in parts.items() if net in ("autoencoder", "tiny")}
+        fit = [f for f in FAMILIES.values() if not latents or f.latent.channels in latents]
+        holds = (f for f in fit if all(f.nets.get(net) is part.kind for net, part in parts.items()))
+        family, variant = next(holds, FAMILIES["sd15"]), "part"
     return Checkpoint(
         path, family, variant, layout, dict(parts), dict(metadata), _diffusion(path, family, variant, facts)
     )

@@ -109,22 +109,21 @@ def _single(checkpoint: Checkpoint, out: FilePath, dtype: torch.dtype | None) ->
             prefix + name: value
             for name, value in _cast(_named(part, naming, _for_file(part, checkpoint.family)), dtype).items()
         }
-    metadata = {
-        name: value for name, value in checkpoint.metadata.items() if name.startswith(("modelspec.", "limner."))
-    }
-    if isinstance(checkpoint.diffusion, Discrete):
+    metadata = {name: text for name, text in checkpoint.metadata.items() if name.startswith("modelspec.")}
+    if isinstance(checkpoint.diffusion, Discrete) and "denoiser" in checkpoint.parts:
         metadata["modelspec.prediction_type"] = WORDS[checkpoint.diffusion.prediction].removesuffix("_prediction")
         if checkpoint.diffusion.zero_snr:
             tensors["ztsnr"] = torch.zeros(0)  # the mark that ComfyUI's programs set and read
-    if checkpoint.layout == "folder":
+    if not checkpoint.family.towers:  # our own kinds carry their configs
         metadata |= {f"limner.{net}.config": json.dumps(vars(part.config)) for net, part in checkpoint.parts.items()}
     write_tensors(out, tensors, metadata)
 
 
 def _diffusers(checkpoint: Checkpoint, out: FilePath, dtype: torch.dtype | None) -> None:
     family = checkpoint.family
+    first = next(pipeline for (name, _), pipeline in PIPELINES.items() if name == family.name)
     index: dict[str, Any] = {
-        "_class_name": PIPELINES[family.name, checkpoint.variant],
+        "_class_name": PIPELINES.get((family.name, checkpoint.variant), first),  # parts alone are of no variant
         "_diffusers_version": "0.31.0",  # whose keys these are
         "scheduler": ["diffusers", scheduler(checkpoint)["_class_name"]],
     }
