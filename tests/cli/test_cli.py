@@ -1,5 +1,6 @@
 """The command line as a person meets it: whole commands on a tiny model, and processes where processes matter."""
 
+import contextlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from limner.cli import COMMANDS, main
+from limner.cli.say import interruptible
 from limner.image import from_pil, open_picture
 from limner.provenance.metadata import is_marked, read_receipt
 
@@ -209,3 +211,14 @@ def test_ctrl_c_keeps_what_is_finished(at):
     assert pictures() and not list(Path().glob(".*"))
     for name in pictures():
         open_picture(Path(name))
+
+
+def test_ctrl_c_is_heard_where_python_drops_it(monkeypatch):
+    """As when it comes inside a finaliser: the next look at it stops the work."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruptible() as check:
+        check()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        check()
+    assert signal.getsignal(signal.SIGINT) is before

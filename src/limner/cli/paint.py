@@ -8,14 +8,14 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from cyclopts import Parameter
 
-from limner.cli.say import STDIN
+from limner.cli.say import STDIN, interruptible
 from limner.errors import BadInput, NotSaved
 
 if TYPE_CHECKING:
@@ -185,9 +185,9 @@ def paint(
     if receipt:
         _compare(receipt, model)
     alone = sum(many for _, many in jobs) == 1
-    with Bar(jobs, out.quiet) as bar:
+    with interruptible() as check, Bar(jobs, out.quiet) as bar:
         for recipe, many in jobs:
-            for finished, seconds in _batches(model, refiner, recipe, many, bar):
+            for finished, seconds in _batches(model, refiner, recipe, many, bar, check):
                 out.keep(finished, model, seconds, alone)
 
 
@@ -277,7 +277,7 @@ def _compare(receipt: Receipt, model: Model) -> None:
 
 
 def _batches(
-    model: Model, refiner: Model | None, recipe: Recipe, count: int, bar: Bar
+    model: Model, refiner: Model | None, recipe: Recipe, count: int, bar: Bar, check: Callable[[], None]
 ) -> Iterator[tuple[list[Painted], float]]:
     """What is finished with each batch, and the seconds that each of its pictures took."""
     from limner.tasks.paint import painting
@@ -285,6 +285,7 @@ def _batches(
 
     begun = time.monotonic()
     for event in painting(model, recipe, count, refiner):
+        check()
         if isinstance(event, Step):
             bar.forward(recipe.prompt)
         elif event:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 STDIN = "\0stdin"  # stands for a lone dash, which the parser would take for a flag
@@ -20,6 +23,32 @@ def rows(table: Sequence[Sequence[str]], indent: str = "") -> None:
     for row in table:
         cells = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)]
         print(f"{indent}{'  '.join([*cells, row[-1]])}".rstrip())
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Gives what a loop calls now and then: it raises KeyboardInterrupt where Ctrl-C was pressed and came to nothing.
+
+    Python drops an exception that is raised inside a finaliser or a callback, and with it somebody's wish to stop.
+    """
+    pressed = threading.Event()
+
+    def note(*_: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def as_json(value: Any) -> None:

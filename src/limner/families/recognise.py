@@ -182,9 +182,11 @@ def _parts(headers: Mapping[FilePath, Header], hint: str) -> Iterator[Part]:
         net = known.get(prefix) or _net(kind, hint)
         shapes = {name: entry.shape for name, entry in entries.items()}
         try:
+            if empty := next((name for name, shape in shapes.items() if 0 in shape), None):
+                raise ValueError(f"{empty!r}, which is empty,")
             ours = reshaped(shapes, naming.reads(shapes), where=where)
             config = kind.config_of(ours, note.get(f"limner.{net}.config") or note.get("limner.config", "{}"))
-            _plausible(config, shapes)
+            _plausible(config)
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
             raise BadWeights(f"{where}: this {kind.name} is not whole: {error} is missing or misshapen") from error
         if kind is CLIP and not (prefix or hint) and config.width >= 1280:
@@ -192,10 +194,8 @@ def _parts(headers: Mapping[FilePath, Header], hint: str) -> Iterator[Part]:
         yield Part(net, kind, naming, prefix, files, entries, config)
 
 
-def _plausible(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _plausible(config: Any) -> None:
     """Raise ValueError for sizes that no network has, so that no file makes one of a million layers be built."""
-    if empty := next((name for name, shape in shapes.items() if 0 in shape), None):
-        raise ValueError(f"{empty!r}, which is empty,")
     for name, value in vars(config).items():
         sizes = [each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, int)]
         if len(sizes) > MOST_LEVELS or any(n > (MOST_LAYERS if name in LAYERS else MOST_WIDTH) for n in sizes):
