@@ -52,8 +52,8 @@ def read_towers(
     sizes = None
     if "text_3" in family.nets:
         pooled = torch.cat([vector for _, vector in read], dim=1)
-        width = cast(MMDiT, nets["denoiser"]).config.context
-        states = _with_t5(states, cast("T5 | None", nets.get("text_3")), t5, pieces, how, width, family.pieces)
+        wanted = cast(MMDiT, nets["denoiser"]).config.context
+        states = _with_t5(states, cast("T5 | None", nets.get("text_3")), t5, pieces, how, wanted, family.pieces)
     elif "text_2" in family.nets:
         width, height = how.size
         told: list[float] = [height, width, 0, 0]  # the size it came from, and the corner that was cut off

@@ -18,8 +18,8 @@ import torch
 
 from limner.errors import BadInput, BadWeights, NotSaved
 from limner.intake import pickles
-from limner.intake.pickles import CHILD, convert_pickle, refuse_pickle
-from limner.weights.io import read_header, read_tensors
+from limner.intake.pickles import CHILD, convert_pickle
+from limner.weights.io import read_header, read_tensors, refuse_pickle
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".safetensors", ".sft", ".gguf", ".json", "")
 Written = dict[str, torch.Tensor]

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from limner.errors import BadInput, BadWeights, NotSaved
-from limner.weights.io import read_header, refuse_pickle
-
-__all__ = ["Converted", "convert_pickle", "refuse_pickle"]
+from limner.weights.io import read_header
 
 CHILD = Path(__file__).with_name("pickle_child.py")
 KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment: what Python needs to start
