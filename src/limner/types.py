@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+Tensors = tuple[Tensor, ...]
 Denoiser = Callable[[Tensor, float], Tensor]  # (x: B C h w, t in [0, 1]) -> x0: B C h w, fp32, pure
 
 
@@ -27,10 +29,13 @@ class Cond:
     sizes: Tensor | None = None  # B 6 (SDXL: original, crop, target; height first) or B 5 (its refiner)
     guidance: Tensor | None = None  # B, the scale, for networks that have guidance built in (LCM)
     image: Tensor | None = None  # B C' h w, laid beside x: mask, masked picture, depth map
+    control: Tensors = ()  # B C h w each: for what a UNet keeps on its way down, the last for its middle (ControlNet)
+    hints: Tensors = ()  # B C h w each, for the levels on the way down (T2I-Adapter)
+    seen: tuple[Tensors, ...] = ()  # a picture prompt each: key and value, B S D, of each cross-attention (IP-Adapter)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cond:
         fields = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(self, **{name: change(value) for name, value in fields.items()})
+        return replace(self, **{name: _mapped(change, value) for name, value in fields.items()})
 
     def to(self, device: torch.device) -> Cond:
         return self._each(lambda value: value.to(device))
@@ -44,13 +49,31 @@ class Cond:
 
     def cat(self, other: Cond) -> Cond:
         """The rows of `other` below these; both must carry the same fields."""
-        if {n for n, v in vars(self).items() if v is None} != {n for n, v in vars(other).items() if v is None}:
-            raise ValueError("conditions with different fields cannot be joined")
         mine, theirs = vars(self), vars(other)
-        return replace(self, **{name: torch.cat([mine[name], theirs[name]]) for name in mine if mine[name] is not None})
+        if any(_form(mine[name]) != _form(theirs[name]) for name in mine):
+            raise ValueError("conditions with different fields cannot be joined")
+        return replace(self, **{name: _joined(mine[name], theirs[name]) for name in mine if mine[name] is not None})
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    return tuple(_mapped(change, each) for each in value) if isinstance(value, tuple) else change(value)
+
+
+def _joined(mine: Any, theirs: Any) -> Any:
+    if isinstance(mine, tuple):
+        return tuple(_joined(a, b) for a, b in zip(mine, theirs, strict=True))
+    return torch.cat([mine, theirs])
+
+
+def _form(value: Any) -> Any:
+    """What is given and what is not, without the numbers."""
+    return tuple(_form(each) for each in value) if isinstance(value, tuple) else value is None
+
+
+Steer = Callable[[Tensor, Tensor, Cond, float], Cond]  # (x, the clock's B, what is told, t) -> what is told, steered
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path as FilePath
@@ -173,37 +173,50 @@ def _parts(headers: Mapping[FilePath, Header], hint: str) -> Iterator[Part]:
                 groups.setdefault(prefix, {})[name.removeprefix(prefix)] = entry
     where = str(next(iter(headers)))
     for prefix, entries in groups.items():
-        found = _kind(entries)
+        found = kind_of(entries, KINDS)
         if found is None:
             first = ", ".join(list(entries)[:3])
             raise BadWeights(f"{where}: {len(entries)} tensors are of no network known here, the first: {first}")
         kind, naming = found
-        files = tuple(file for file, header in headers.items() if any(prefix + n in header.entries for n in entries))
         net = known.get(prefix) or _net(kind, hint)
-        shapes = {name: entry.shape for name, entry in entries.items()}
-        try:
-            if empty := next((name for name, shape in shapes.items() if 0 in shape), None):
-                raise ValueError(f"{empty!r}, which is empty,")
-            ours = reshaped(shapes, naming.reads(shapes), where=where)
-            config = kind.config_of(ours, note.get(f"limner.{net}.config") or note.get("limner.config", "{}"))
-            _plausible(config)
-        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-            raise BadWeights(f"{where}: this {kind.name} is not whole: {error} is missing or misshapen") from error
-        if kind is CLIP and not (prefix or hint) and config.width >= 1280:
-            net = "text_2"  # bigG, in a file of its own
-        yield Part(net, kind, naming, prefix, files, entries, config)
+        said = note.get(f"limner.{net}.config") or note.get("limner.config", "{}")
+        part = part_of(headers, prefix, entries, kind, naming, net, said)
+        if kind is CLIP and not (prefix or hint) and part.config.width >= 1280:
+            part = replace(part, net="text_2")  # bigG, in a file of its own
+        yield part
+
+
+def part_of(
+    headers: Mapping[FilePath, Header], prefix: str, entries: Mapping[str, Entry], kind: Kind, naming: Naming,
+    net: str, said: str = "{}",
+) -> Part:  # fmt: skip
+    """A group of entries as a network, once names and shapes are found to be whole; `said`: JSON of a config."""
+    where = str(next(iter(headers)))
+    files = tuple(file for file, header in headers.items() if any(prefix + n in header.entries for n in entries))
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    try:
+        if empty := next((name for name, shape in shapes.items() if 0 in shape), None):
+            raise ValueError(f"{empty!r}, which is empty,")
+        config = kind.config_of(reshaped(shapes, naming.reads(shapes), where=where), said)
+        _plausible(config)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise BadWeights(f"{where}: this {kind.name} is not whole: {error} is missing or misshapen") from error
+    return Part(net, kind, naming, prefix, files, entries, config)
 
 
 def _plausible(config: Any) -> None:
     """Raise ValueError for sizes that no network has, so that no file makes one of a million layers be built."""
     for name, value in vars(config).items():
+        if is_dataclass(value):
+            _plausible(value)
         sizes = [each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, int)]
         if len(sizes) > MOST_LEVELS or any(n > (MOST_LAYERS if name in LAYERS else MOST_WIDTH) for n in sizes):
             raise ValueError(f"a {name} of {value}, which no network has,")
 
 
-def _kind(names: Mapping[str, Any]) -> tuple[Kind, Naming] | None:
-    for kind in KINDS:
+def kind_of(names: Mapping[str, Any], kinds: Sequence[Kind]) -> tuple[Kind, Naming] | None:
+    """The first kind whose marks are all among the names."""
+    for kind in kinds:
         for naming in kind.namings:
             if all(mark in names for mark in naming.marks):
                 return kind, naming
@@ -227,7 +240,7 @@ def _folder(path: FilePath, variant: str) -> Checkpoint:
             raise BadWeights(f"{path}: component {component!r} is not known here; known are {', '.join(COMPONENTS)}")
         if len(said) != 2 or str(said[1]) not in CLASSES:
             raise BadWeights(f"{path}: {component} is to be a {said[1:]}, and only {', '.join(CLASSES)} are built here")
-        files = _component_files(path / component, variant)
+        files = component_files(path / component, variant)
         headers = {}
         for file in files:
             refuse_link(file, path)
@@ -244,7 +257,7 @@ def _folder(path: FilePath, variant: str) -> Checkpoint:
     return _named(path, "diffusers", parts, metadata, facts)
 
 
-def _component_files(folder: FilePath, variant: str) -> list[FilePath]:
+def component_files(folder: FilePath, variant: str) -> list[FilePath]:
     """The files of one component, whole or in shards: of the variant asked for, else the plain ones, else fp16's."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index*.json")])
     files = [file for file in files if not re.search(r"-\d{5}-of-\d{5}", file.name)]

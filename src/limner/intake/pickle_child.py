@@ -48,6 +48,7 @@ NESTS = (
     "module",
     "model",
 )  # where training tools put weights
+PARTED = ("image_proj", "ip_adapter")  # two tables that are one network (IP-Adapter)
 INERT_PACKAGES = (
     "pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "numpy", "argparse", "pathlib", "typing",
     "torch.optim", "torch.nn.modules",
@@ -352,6 +353,9 @@ def choose(found: Any) -> tuple[dict[str, Lying], str, list[str]]:
     if not at and isinstance(words, dict) and len(words) == 1 and isinstance(next(iter(words.values())), Lying):
         at, held = "string_to_param", {"emb_params": next(iter(words.values()))}
         beside = [name for name in found if name != at]
+    if not at and all(isinstance(found.get(part), dict) for part in PARTED):
+        held = {f"{part}.{name}": each for part in PARTED for name, each in found[part].items()}
+        beside = [name for name in found if name not in PARTED]
     tensors = {name: each for name, each in held.items() if isinstance(each, Lying)}
     if not tensors:
         raise Refused("no tensor is in it, or none where weights are kept")

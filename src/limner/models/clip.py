@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         self.heads = config.heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(config.width, config.width) for _ in range(4))
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         q, k, v = (split_heads(layer(x), self.heads) for layer in (self.q_proj, self.k_proj, self.v_proj))  # B K L E
         return self.out_proj(join_heads(attend(q, k, v, bias=bias)))  # B L D
 
@@ -69,7 +69,7 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
         self.layer_norm2 = nn.LayerNorm(config.width)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x), bias)
         return x + self.mlp(self.layer_norm2(x))
 

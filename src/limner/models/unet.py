@@ -8,8 +8,9 @@ resampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
-from limner.types import Cond
+from limner.types import Cond, Tensors
+
+Pair = tuple[Tensor, Tensor]  # a key and a value, B S D each
+Seen = Iterator[tuple[Pair, ...]]  # for one cross-attention after another: a pair of each picture prompt
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class UnetConfig:
     multiples: tuple[int, ...] = (1, 2, 4, 4)  # of the width, a level each
     blocks: int = 2  # a level on the way down; one more on the way up
     depths: tuple[int, ...] = (1, 1, 1, 0)  # transformer blocks in each attention of a level; 0: no attention
-    middle: int = 1  # transformer blocks in the middle
+    middle: int = 1  # transformer blocks in the middle; 0: a residual block alone
     context: int = 768  # width of the text states
     heads: int = 8  # in every attention; 0: as many as make heads 64 wide
     linear: bool = False  # projections around a transformer are linear and not 1x1 convolutions
@@ -39,7 +43,14 @@ class UnetConfig:
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> UnetConfig:
     """What names and shapes say of a UNet; the number of heads they leave open, and it goes with the projections."""
+    return trunk_of(shapes, shapes["out.2.weight"][0])
+
+
+def trunk_of(shapes: Mapping[str, tuple[int, ...]], out: int = 0) -> UnetConfig:
+    """The same of the way down and the middle alone."""
     first = shapes["input_blocks.0.0.weight"]
+    if first[0] % min(32, first[0]):
+        raise ValueError(f"a width of {first[0]}, of which norms make no 32 groups,")
     steps = len({name.split(".")[1] for name in shapes if name.startswith("input_blocks.")})
     downs = [i for i in range(steps) if f"input_blocks.{i}.0.op.weight" in shapes]
     blocks = downs[0] - 1 if downs else steps - 1
@@ -49,7 +60,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> UnetConfig:
     keys = [shape for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
     linear = any(name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in shapes.items())
     return UnetConfig(
-        first[1], shapes["out.2.weight"][0], first[0], tops, blocks, depths, _depth(shapes, "middle_block.1"),
+        first[1], out, first[0], tops, blocks, depths, _depth(shapes, "middle_block.1"),
         keys[0][1] if keys else 0, 0 if linear else 8, linear, shapes.get("label_emb.0.0.weight", (0, 0))[1],
         shapes.get("time_embed.cond_proj.weight", (0, 0))[1], min(32, first[0]),
     )  # fmt: skip
@@ -88,10 +99,14 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, seen: Sequence[Pair] = ()) -> Tensor:
+        """seen: keys and values of picture prompts, attended to beside the context (arXiv 2308.06721, equation 5)."""
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)  # B T D, B L D, B L D
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        return self.to_out(join_heads(attend(q, k, v)))  # B T D
+        y = attend(q, k, v)  # B K T E
+        for k, v in seen:
+            y = y + attend(q, split_heads(k.to(q.dtype), self.heads), split_heads(v.to(q.dtype), self.heads))
+        return self.to_out(join_heads(y))  # B T D
 
 
 class GatedLinear(nn.Module):
@@ -123,10 +138,10 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(width, context, heads)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+    def forward(self, x: Tensor, words: Tensor, seen: Sequence[Pair] = ()) -> Tensor:
         y = self.norm1(x)
         x = x + self.attn1(y, y)  # B T D
-        x = x + self.attn2(self.norm2(x), words)
+        x = x + self.attn2(self.norm2(x), words, seen)
         return x + self.ff(self.norm3(x))
 
 
@@ -140,13 +155,13 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(TransformerBlock(width, config.context, heads) for _ in range(depth))
         self.proj_out = nn.Linear(width, width) if config.linear else nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+    def forward(self, x: Tensor, words: Tensor, seen: Seen) -> Tensor:
         y = self.norm(x)  # B D h w
         y = y if self.linear else self.proj_in(y)
         y = y.flatten(2).transpose(1, 2)  # B T D
         y = self.proj_in(y) if self.linear else y
         for block in self.transformer_blocks:
-            y = block(y, words)
+            y = block(y, words, next(seen))
         y = self.proj_out(y) if self.linear else y
         y = y.transpose(1, 2).unflatten(2, x.shape[2:])  # B D h w
         return x + (y if self.linear else self.proj_out(y))
@@ -170,68 +185,61 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, size=size, mode="nearest"))  # B C 2h 2w, or a row less
 
 
-class Unet(nn.Module):
+class Trunk(nn.Module):
+    """The way down and the middle, which a UNet and its ControlNets have alike."""
+
     def __init__(self, config: UnetConfig) -> None:
         super().__init__()
         self.config = config
-        told, groups = 4 * config.width, config.groups
+        told = 4 * config.width
         self.time_embed = nn.Sequential(nn.Linear(config.width, told), nn.SiLU(), nn.Linear(told, told))
         if config.guidance:
             self.time_embed.cond_proj = nn.Linear(config.guidance, config.width, bias=False)
         if config.vector:
             inner = nn.Sequential(nn.Linear(config.vector, told), nn.SiLU(), nn.Linear(told, told))
             self.label_emb = nn.Sequential(inner)
-        widths = [config.width * m for m in config.multiples]
-
-        def step(channels: int, out: int, depth: int, *more: nn.Module) -> nn.ModuleList:
-            layers: list[nn.Module] = [ResBlock(channels, out, told, groups)]
-            return nn.ModuleList([*layers, *([SpatialTransformer(out, depth, config)] if depth else []), *more])
-
         downs = [nn.ModuleList([nn.Conv2d(config.channels, config.width, 3, padding=1)])]
-        kept = [config.width]  # channels of each step on the way down
-        for i, (width, depth) in enumerate(zip(widths, config.depths, strict=True)):
+        self.kept = [config.width]  # channels of each step on the way down
+        self.ends: list[int] = []  # the step of each level that an adapter's hint joins
+        for i, (multiple, depth) in enumerate(zip(config.multiples, config.depths, strict=True)):
+            width = config.width * multiple
             for _ in range(config.blocks):
-                downs.append(step(kept[-1], width, depth))
-                kept.append(width)
-            if i < len(widths) - 1:
+                downs.append(self.step(self.kept[-1], width, depth))
+                self.kept.append(width)
+            self.ends.append(len(downs) - 1)
+            if i < len(config.multiples) - 1:
                 downs.append(nn.ModuleList([Downsample(width)]))
-                kept.append(width)
+                self.kept.append(width)
+                self.ends[-1] += depth == 0  # a level without attention is joined after its downsampling
         self.input_blocks = nn.ModuleList(downs)
-        self.middle_block = step(kept[-1], kept[-1], config.middle, ResBlock(kept[-1], kept[-1], told, groups))
-        ups, channels = [], kept[-1]
-        for i, (width, depth) in reversed(list(enumerate(zip(widths, config.depths, strict=True)))):
-            for j in range(config.blocks + 1):
-                last = j == config.blocks and i > 0
-                ups.append(step(channels + kept.pop(), width, depth, *([Upsample(width)] if last else [])))
-                channels = width
-        self.output_blocks = nn.ModuleList(ups)
-        self.out = nn.Sequential(
-            nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, config.out, 3, padding=1)
-        )
+        wide = self.kept[-1]
+        last = [ResBlock(wide, wide, told, config.groups)] if config.middle else []
+        self.middle_block = self.step(wide, wide, config.middle, *last)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """x: B C h w; t: B, stations 0 .. 999; cond: tokens, and for SDXL pooled and sizes. Gives B C h w, fp32.
+    def step(self, channels: int, out: int, depth: int, *more: nn.Module) -> nn.ModuleList:
+        """A residual block, a transformer where there is one, and what comes after."""
+        layers: list[nn.Module] = [ResBlock(channels, out, 4 * self.config.width, self.config.groups)]
+        return nn.ModuleList([*layers, *([SpatialTransformer(out, depth, self.config)] if depth else []), *more])
 
-        cond.image, B C' h w, is laid beside x: a mask and a masked picture, a picture to edit, a depth map.
+    def down(
+        self, y: Tensor, told: Tensor, words: Tensor, seen: Seen, first: Tensor | None = None, hints: Tensors = ()
+    ) -> tuple[list[Tensor], Tensor]:
+        """What each step on the way down gives, and the middle.
+
+        first joins the first step (a ControlNet's picture); hints join the levels, and one more the middle.
         """
-        told = self.told(timestep_embedding(t, self.config.width), cond)  # B 4D
-        if self.config.vector:
-            told = told + self.label_emb(self.vector(cond))
-        y = x if cond.image is None else torch.cat([x, cond.image], dim=1)
-        if y.shape[1] != self.config.channels:
-            raise ValueError(f"this UNet takes {self.config.channels} channels, not {y.shape[1]}")
         kept: list[Tensor] = []
-        for step in self.input_blocks:
-            y = self._walk(step, y, told, cond.tokens)  # type: ignore[arg-type]
+        joins = dict(zip(self.ends, hints, strict=False)) | ({} if first is None else {0: first})
+        for i, step in enumerate(self.input_blocks):
+            y = self.walk(step, y, told, words, seen)  # type: ignore[arg-type]
+            y = y + joins[i] if i in joins else y
             kept.append(y)
-        y = self._walk(self.middle_block, y, told, cond.tokens)
-        for step in self.output_blocks:
-            y = torch.cat([y, kept.pop()], dim=1)
-            y = self._walk(step, y, told, cond.tokens, kept[-1].shape[-2:] if kept else (0, 0))  # type: ignore
-        return self.out(y).float()  # B C h w
+        y = self.walk(self.middle_block, y, told, words, seen)
+        return kept, sum(hints[len(self.ends) :], y)
 
-    def told(self, time: Tensor, cond: Cond) -> Tensor:
-        """What is told of the time, B D, and, where it is built in, of the guidance scale: B 4D."""
+    def told(self, t: Tensor, cond: Cond) -> Tensor:
+        """The time and, where they are built in, the guidance scale, the pooled text and the sizes: B 4D."""
+        time = timestep_embedding(t, self.config.width)  # B D
         first, act, last = self.time_embed[0], self.time_embed[1], self.time_embed[2]
         if self.config.guidance:
             if cond.guidance is None:
@@ -240,7 +248,8 @@ class Unet(nn.Module):
             rates = torch.exp(-math.log(10_000.0) * torch.arange(half, device=time.device) / (half - 1))
             angles = 1000 * (cond.guidance - 1)[:, None] * rates  # B G/2
             time = time + self.time_embed.cond_proj(torch.cat([angles.sin(), angles.cos()], dim=1))  # type: ignore
-        return last(act(first(time)))
+        told = last(act(first(time)))
+        return told + self.label_emb(self.vector(cond)) if self.config.vector else told
 
     def vector(self, cond: Cond) -> Tensor:
         """Pooled text, then each of the sizes as 256 cosines and sines (arXiv 2307.01952, section 2.2): B V."""
@@ -250,15 +259,59 @@ class Unet(nn.Module):
         return torch.cat([cond.pooled, sizes], dim=1)
 
     @staticmethod
-    def _walk(step: nn.ModuleList, x: Tensor, told: Tensor, words: Tensor, size: tuple[int, int] = (0, 0)) -> Tensor:
+    def walk(
+        step: nn.ModuleList, x: Tensor, told: Tensor, words: Tensor, seen: Seen, size: tuple[int, int] = (0, 0)
+    ) -> Tensor:
         for layer in step:
             match layer:
                 case ResBlock():
                     x = layer(x, told)
                 case SpatialTransformer():
-                    x = layer(x, words)
+                    x = layer(x, words, seen)
                 case Upsample():
                     x = layer(x, size)
                 case _:
                     x = layer(x)
         return x
+
+
+class Unet(Trunk):
+    def __init__(self, config: UnetConfig) -> None:
+        super().__init__(config)
+        kept, channels, ups = list(self.kept), self.kept[-1], []
+        for i, (multiple, depth) in reversed(list(enumerate(zip(config.multiples, config.depths, strict=True)))):
+            width = config.width * multiple
+            for j in range(config.blocks + 1):
+                last = j == config.blocks and i > 0
+                ups.append(self.step(channels + kept.pop(), width, depth, *([Upsample(width)] if last else [])))
+                channels = width
+        self.output_blocks = nn.ModuleList(ups)
+        self.out = nn.Sequential(
+            nn.GroupNorm(config.groups, channels), nn.SiLU(), nn.Conv2d(channels, config.out, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """x: B C h w; t: B, stations 0 .. 999; cond: tokens, and for SDXL pooled and sizes. Gives B C h w, fp32.
+
+        cond.image, B C' h w, is laid beside x: a mask and a masked picture, a picture to edit, a depth map.
+        cond.control joins what is kept, cond.hints what each level ends with, cond.seen every attention to the words.
+        """
+        told = self.told(t, cond)  # B 4D
+        seen = iter(_by_attention(cond.seen)) if cond.seen else repeat(())
+        y = x if cond.image is None else torch.cat([x, cond.image], dim=1)
+        if y.shape[1] != self.config.channels:
+            raise ValueError(f"this UNet takes {self.config.channels} channels, not {y.shape[1]}")
+        kept, y = self.down(y, told, cond.tokens, seen, hints=cond.hints)
+        if cond.control:
+            *sides, centre = cond.control
+            kept, y = [k + side for k, side in zip(kept, sides, strict=True)], y + centre
+        for step in self.output_blocks:
+            y = torch.cat([y, kept.pop()], dim=1)
+            y = self.walk(step, y, told, cond.tokens, seen, kept[-1].shape[-2:] if kept else (0, 0))  # type: ignore
+        return self.out(y).float()  # B C h w
+
+
+def _by_attention(seen: tuple[Tensors, ...]) -> list[tuple[Pair, ...]]:
+    """For each cross-attention, in walking order, the pair that each picture prompt has for it."""
+    pairs = [list(zip(keys[::2], keys[1::2], strict=True)) for keys in seen]
+    return list(zip(*pairs, strict=True))
