@@ -94,6 +94,21 @@ def skip_layer(inner: Guided, skipped: Denoiser, scale: float, interval: Interva
     return replace(inner, skipped=skipped, skip_scale=scale, skip_interval=interval)
 
 
+def instructed(positive: Denoiser, negative: Denoiser, blank: Denoiser, scale: float, image_scale: float) -> Denoiser:
+    """Guidance of checkpoints that edit a picture as they are told (Brooks et al. 2023, arXiv 2211.09800, equation 3).
+
+    negative sees the picture without the words, blank neither: blank + image_scale (negative - blank) + scale
+    (positive - negative).
+    """
+
+    def denoise(x: Tensor, t: float) -> Tensor:
+        away = negative(x, t)
+        plain = blank(x, t)
+        return plain + image_scale * (away - plain) + scale * (positive(x, t) - away)
+
+    return denoise
+
+
 def staged(stages: Sequence[tuple[float, Denoiser]]) -> Denoiser:
     """One denoiser after another: each holds until its time, the times descend, the last holds to the end."""
     until = [t for t, _ in stages]
