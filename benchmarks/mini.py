@@ -53,7 +53,7 @@ def main() -> None:
     rows["the same, peak MB"] = statistics.median(peak for _, peak in colds)
 
     import limner
-    from limner.tasks.paint import paint
+    from limner.tasks.run import paint
 
     model = limner.load("mini")
     recipe = limner.Recipe(prompt="a red apple", seed=7)

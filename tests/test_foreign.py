@@ -24,7 +24,7 @@ import limner
 from limner.families.recognise import recognise
 from limner.families.write import write_checkpoint
 from limner.place import find_place
-from limner.tasks.paint import begin, paint
+from limner.tasks.run import begin, paint
 from limner.weights.io import read_tensors
 
 pytestmark = pytest.mark.slow

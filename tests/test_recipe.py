@@ -27,7 +27,7 @@ def test_json_and_back_is_the_same_recipe(prompt: str, negative: str, seed: int,
 def test_version_1_keeps_loading():
     recipe = Recipe.from_json(VERSION_1)
     assert recipe == Recipe(prompt="a red apple", seed=7, style="flat")
-    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 2}).items()
+    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 3}).items()
 
 
 def test_the_id_tells_recipes_apart_and_nothing_else():
@@ -59,7 +59,7 @@ def test_a_recipe_is_frozen():
         ("cfg_interval", (math.nan, 1), "two numbers from 0 to 1"),
         ("cfg_interval", [0.1], r"cfg_interval\.1 is missing from \[0.1\]"),
         ("best_of", 65, "best_of should be less than or equal to 64"),
-        ("task", "fly", "task should be 'paint', not 'fly'"),
+        ("task", "fly", "task should be 'paint', 'edit'"),
         ("prompt", 3, "prompt should be a valid string, not 3"),
         ("prompt", "caf\udce9", "prompt should be text in UTF-8"),
         ("prompt", ["x" * 1000], r"xxx\.\.\.$"),
@@ -86,9 +86,9 @@ def test_but_checks_again():
     [
         ("{", "not the JSON of a recipe"),
         ("[1]", "no object"),
-        ('{"version": 3}', "of version 3; this Limner knows up to 2"),
-        ('{"version": "new"}', "version should be 2, not 'new'"),
-        ('{"version": 0}', "version should be 2, not 0"),
+        ('{"version": 4}', "of version 4; this Limner knows up to 3"),
+        ('{"version": "new"}', "version should be 3, not 'new'"),
+        ('{"version": 0}', "version should be 3, not 0"),
         ('{"cfg_scale": NaN}', "cfg_scale should be"),
     ],
 )

@@ -15,7 +15,7 @@ from limner.palette import shares
 from limner.pipeline import load
 from limner.place import find_place
 from limner.tasks.describe import describe
-from limner.tasks.paint import paint
+from limner.tasks.run import paint
 from limner.weights.io import read_header
 
 FOLDER = Path(str(resources.files("limner"))) / "data" / "mini"

@@ -14,7 +14,7 @@ from limner.models.text.clip_pieces import ClipPieces
 from limner.models.text.inversion import Inversion
 from limner.pipeline import Model, load
 from limner.place import find_place
-from limner.tasks.paint import begin, paint, prepare, run
+from limner.tasks.run import begin, paint, prepare, run
 from limner.weights.io import write_tensors
 from limner.words import Reading
 

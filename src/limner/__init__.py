@@ -14,8 +14,8 @@ _SURFACE = {
     "times": "limner.diffusion.times",
     "SAMPLERS": "limner.diffusion.samplers",
     "SCHEDULES": "limner.diffusion.times",
-    "paint": "limner.tasks.paint",
-    "run": "limner.tasks.paint",
+    "paint": "limner.tasks.run",
+    "run": "limner.tasks.run",
     "describe": "limner.tasks.describe",
     "to_pil": "limner.image",
 }

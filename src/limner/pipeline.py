@@ -11,6 +11,7 @@ from pathlib import Path as FilePath
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
@@ -25,16 +26,21 @@ from limner.models.mini_autoencoder import MiniAutoencoder
 from limner.models.text.inversion import Inversion, read_inversion
 from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
+from limner.models.unet import Unet
 from limner.models.vae import Vae
+from limner.nn.periodic import periodic
+from limner.nn.tiles import in_tiles
 from limner.place import Place, find_place
 from limner.store import entries, home, stored
-from limner.types import Cond, Denoiser
+from limner.types import Cond, Denoiser, Steer
 from limner.weights.io import read_tensors, sha256
 from limner.weights.layout import account
 from limner.words import Reading, Words, read_towers
 
 SHIPPED = ("mini",)
 EXACT = ("text", "eye", "judge")  # of a mini model: small, and read in fp32
+LARGE = 3 * 2**19  # pixels above which the autoencoder works in tiles
+TILE, SHARED = 512, 192  # side of a tile, and what neighbours share; mini's decoder sees 104 pixels to a side
 STARTS_FROM = {"edit": "a picture to edit", "depth": "a depth map"}  # variants that words alone do not serve
 
 
@@ -72,6 +78,7 @@ class Model:
     diffusion: Path | None = None  # where the files say more of it than the family does
     likes: Defaults | None = None  # defaults, where the files tell a few-step kind
     learned: tuple[Inversion, ...] = ()  # words of textual inversion
+    around: tuple[bool, bool] = (False, False)  # whether convolutions go around in x and in y, for seamless pictures
 
     @property
     def path(self) -> Path:
@@ -80,6 +87,11 @@ class Model:
     @property
     def defaults(self) -> Defaults:
         return self.likes or self.family.defaults
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the denoiser knows places through its convolutions alone, so that it can go around (UNets)."""
+        return isinstance(self.nets["denoiser"], Unet)
 
     @property
     def guidance_inside(self) -> bool:
@@ -129,12 +141,13 @@ class Model:
             raise UnknownName("style", style, self.family.styles)
         return self.family.styles.index(style) + 1
 
-    def denoiser(self, cond: Cond, skip: tuple[int, ...] = ()) -> Denoiser:
+    def denoiser(self, cond: Cond, skip: tuple[int, ...] = (), steer: Steer | None = None) -> Denoiser:
         """The network and its path as a function (x, t) -> x0; a cond of one row serves every row of x.
 
-        skip: blocks of a transformer that are left out, for skip-layer guidance.
+        skip: blocks of a transformer that are left out, for skip-layer guidance. steer: (x, clock, cond, t) -> cond,
+        what is told besides at each step, as by a ControlNet.
         """
-        net = self.nets["denoiser"]
+        net = self._around("denoiser")
         left: dict[str, Any] = {"skip": skip} if skip else {}
 
         @torch.inference_mode()
@@ -143,65 +156,97 @@ class Model:
             every = cond if len(cond) == len(x) else cond.repeat(len(x))
             clock = torch.full((len(x),), self.path.clock(t), device=x.device)
             with self.place.autocast():
-                if self.place.one_by_one:
-                    rows = [net(x[i : i + 1], clock[:1], every.row(i), **left) for i in range(len(x))]
-                    answer = torch.cat(rows)
-                else:
-                    answer = net(x, clock, every, **left)
+                size = 1 if self.place.one_by_one else len(x)
+                rows = []
+                for i in range(0, len(x), size):
+                    part, told = x[i : i + size], every.row(i) if size < len(x) else every
+                    told = steer(part, clock[:size], told, t) if steer else told
+                    rows.append(net(part, clock[:size], told, **left))
+            answer = torch.cat(rows)
             return self.path.x0(x, answer.float().contiguous(), t)
 
         return denoise
 
     @torch.inference_mode()
     def to_latent(self, picture: Tensor) -> Tensor:
-        """B 4 H W in [0, 1] with premultiplied colour to B C h w; opaque families see it on white."""
+        """B 4 H W in [0, 1] with premultiplied colour to B C h w; opaque families see it on white.
+
+        Large pictures go in tiles.
+        """
         picture = picture.to(self.place.device)
+        if picture.shape[2] * picture.shape[3] > LARGE:
+            whole = replace(self, around=(False, False))
+            return in_tiles(whole._encoded, picture, TILE, SHARED, 1 / self.family.latent.factor, self.around)
+        return self._encoded(picture)
+
+    def _around(self, net: str) -> nn.Module:
+        return periodic(self.nets[net], *self.around) if any(self.around) else self.nets[net]
+
+    def _encoded(self, picture: Tensor) -> Tensor:
+        net = self._around("autoencoder")
         with self.place.autocast():
             if self.family.latent.pixels == 4:
-                return cast(MiniAutoencoder, self.nets["autoencoder"]).encode(picture)
-            mean, _ = cast(Vae, self.nets["autoencoder"]).encode((picture[:, :3] + 1 - picture[:, 3:]) * 2 - 1)
+                return cast(MiniAutoencoder, net).encode(picture)
+            mean, _ = cast(Vae, net).encode((picture[:, :3] + 1 - picture[:, 3:]) * 2 - 1)
         return (mean - self.family.latent.shift) * self.family.latent.scale
 
     @torch.inference_mode()
     def to_image(self, latent: Tensor, fast: bool = False) -> Tensor:
-        """B C h w to B 4 H W in [0, 1] with premultiplied colour, on the CPU. fast: by the tiny autoencoder."""
-        parts = latent.split(1 if self.place.one_by_one else len(latent))
-        if self.family.latent.pixels == 4:
-            with self.place.autocast():
-                return torch.cat([cast(MiniAutoencoder, self.nets["autoencoder"]).decode(part).cpu() for part in parts])
+        """B C h w to B 4 H W in [0, 1] with premultiplied colour, on the CPU. fast: by the tiny autoencoder.
+
+        Large pictures come in tiles; those of an autoencoder without norms are the same but for rounding.
+        """
         if fast and not hasattr(self.nets.get("tiny"), "decoder"):
             raise BadInput(f"this {self.family.name} model has no tiny decoder (TAESD); give one beside the model")
-        rgb = torch.cat([self._decoded(part, fast).cpu() for part in parts]).clamp(0, 1)  # B 3 H W
-        return torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1)
+        side = self.family.latent.factor
+
+        if latent.shape[2] * latent.shape[3] * side**2 > LARGE:
+            part = replace(self, around=(False, False))
+            tile = TILE // side
+            return in_tiles(lambda z: part._decoded(z, fast).cpu(), latent, tile, SHARED // side, side, self.around)
+        rows = latent.split(1 if self.place.one_by_one else len(latent))
+        return torch.cat([self._decoded(row, fast).cpu() for row in rows])
 
     def _decoded(self, latent: Tensor, fast: bool) -> Tensor:
-        """B C h w to B 3 H W of about [0, 1]; where fp16 overflows, as in SDXL's autoencoder, once more in fp32."""
-        net = self.nets["tiny" if fast else "autoencoder"]
+        """B C h w to B 4 H W; where fp16 overflows, as in SDXL's autoencoder, once more in fp32."""
+        net = self._around("tiny" if fast else "autoencoder")
         with self.place.autocast():
-            if fast:
-                return cast(Any, net).decode(latent)
-            z = latent / self.family.latent.scale + self.family.latent.shift
-            picture = cast(Vae, net).decode(z)
-        if not torch.isfinite(picture).all() and self.place.dtype == torch.float16:
-            warnings.warn("the autoencoder overflowed in fp16; decoded again in fp32", stacklevel=4)
+            if self.family.latent.pixels == 4 or fast:
+                picture = cast(Any, net).decode(latent)
+            else:
+                z = latent / self.family.latent.scale + self.family.latent.shift
+                picture = cast(Vae, net).decode(z)
+        if self.family.latent.pixels == 4:
+            return picture
+        if not fast and not torch.isfinite(picture).all() and self.place.dtype == torch.float16:
+            warnings.warn("the autoencoder overflowed in fp16; decoded again in fp32", stacklevel=5)
             picture = cast(Vae, net.float()).decode(z)
             self.place.settle(net)
-        return picture / 2 + 0.5
+        rgb = (picture if fast else picture / 2 + 0.5).clamp(0, 1)  # B 3 H W
+        return torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1)
 
-    def beside(self, h: int, w: int) -> Tensor | None:
-        """What the denoiser wants beside latents of h w when there are only words: 1 C' h w, or nothing.
+    def beside(self, h: int, w: int, picture: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
+        """What the denoiser wants laid beside latents of h w: 1 C' h w, or nothing.
 
-        An inpainting checkpoint is told that everything is to be filled: a mask of ones and an empty grey picture.
+        picture: 1 4 H W; mask: 1 1 H W, 1 where it is filled. An inpainting checkpoint that is given neither is told
+        that everything is to be filled. A depth model's picture is its depth map, near is white.
         """
-        if self.variant in STARTS_FROM:
-            wants = STARTS_FROM[self.variant]
-            raise BadInput(f"this {self.family.name} checkpoint starts from {wants}, which Limner cannot give it yet")
-        if self.variant != "inpaint":
-            return None
-        side = self.family.latent.factor
-        grey = torch.full((1, 4, h * side, w * side), 0.5)
-        grey[:, 3] = 1
-        return torch.cat([torch.ones(1, 1, h, w, device=self.place.device), self.to_latent(grey)], dim=1)
+        if self.variant in STARTS_FROM and picture is None:
+            raise BadInput(f"this {self.family.name} checkpoint starts from {STARTS_FROM[self.variant]}")
+        if self.variant == "inpaint":
+            side = self.family.latent.factor
+            fill = torch.ones(1, 1, h * side, w * side) if mask is None else (mask > 0.5).float()
+            white = fill.expand(1, 3, -1, -1) if picture is None else picture[:, :3] + 1 - picture[:, 3:]
+            bare = torch.cat([torch.where(fill > 0, 0.5, white), torch.ones_like(fill)], dim=1)  # 1 4 H W
+            small = fill[:, :, ::side, ::side].to(self.place.device)  # the nearest, as it was trained with
+            return torch.cat([small, self.to_latent(bare)], dim=1)
+        if self.variant == "edit" and picture is not None:  # latents as the autoencoder gives them (arXiv 2211.09800)
+            return self.to_latent(picture) / self.family.latent.scale + self.family.latent.shift
+        if self.variant == "depth" and picture is not None:
+            depth = F.interpolate(picture[:, :3].mean(1, keepdim=True), size=(h, w), mode="bicubic")
+            low, high = depth.amin(), depth.amax()
+            return ((depth - low) / (high - low).clamp(min=1e-6) * 2 - 1).to(self.place.device)
+        return None
 
     @torch.inference_mode()
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

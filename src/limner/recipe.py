@@ -10,8 +10,47 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from limner.errors import BadInput, UnknownName
 
-VERSION = 2
+VERSION = 3
 MAX_SEED = 2**63 - 1
+Task = Literal["paint", "edit", "inpaint", "outpaint", "upscale", "tile"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=0, le=2**16)]
+
+
+class Facts(BaseModel):
+    """A part of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Region(Facts):
+    """A part of the picture with words of its own."""
+
+    box: str  # "left:0-0.5", "left:0-0.5,top:0.2-1": shares of the sides
+    prompt: str
+    negative: str = ""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+
+class Control(Facts):
+    """A picture that composition follows, through a ControlNet or a T2I-Adapter; of a depth model, its depth map."""
+
+    net: str  # a file, a folder, or "depth" for a model that takes a depth map itself
+    image: str  # a path; "canny:PATH" for the edges of a picture
+    image_sha256: str = ""
+    strength: Annotated[float, Field(ge=0, le=10)] = 1.0
+    start: Share = 0.0  # shares of the walk between which it works
+    end: Share = 1.0
+
+
+class PicturePrompt(Facts):
+    """A picture in place of words, through an IP-Adapter."""
+
+    net: str
+    eyes: str = ""  # the image encoder it was made for; none: the one that lies beside it
+    image: str
+    image_sha256: str = ""
+    weight: Annotated[float, Field(ge=0, le=10)] = 1.0
 
 
 class Recipe(BaseModel):
@@ -19,8 +58,8 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[2] = 2
-    task: Literal["paint"] = "paint"
+    version: Literal[3] = 3
+    task: Task = "paint"
     model: str = "mini"  # a name or a path
     prompt: str = ""  # empty: unconditional
     negative: str = ""
@@ -48,8 +87,32 @@ class Recipe(BaseModel):
     skip_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # blocks left out in skip-layer guidance
     skip_scale: Annotated[float, Field(ge=0, le=100)] = 2.8
     skip_interval: tuple[float, float] = (0.01, 0.2)  # shares of the steps between which it works
+    image: str = ""  # the picture that the task starts from
+    image_sha256: str = ""  # of its file, so that another one is not taken for it
+    image_cfg: Annotated[float, Field(ge=0, le=100)] = 1.5  # how hard a checkpoint for edits follows the picture
+    mask: str = ""  # what is painted anew: a path, "x,y,w,h" in pixels, or "alpha" for what is clear
+    mask_sha256: str = ""
+    strength: Share = 1.0  # of the change; 0 gives the picture back, 1 starts from noise
+    feather: Annotated[int, Field(ge=0, le=256)] = 0  # pixels around the mask in which new and old are blended
+    only_masked: bool = False  # paint the surroundings of the mask alone, enlarged to what the family paints best
+    padding: Pixels = 32  # of those surroundings
+    extend: tuple[Pixels, Pixels, Pixels, Pixels] = (0, 0, 0, 0)  # left, right, up, down
+    scale: Annotated[float, Field(ge=1, le=8)] = 1.0  # of an upscale
+    upscaler: str = ""  # a file of the ESRGAN family; without one, Lanczos
+    window: Pixels = 0  # side of the tiles that large pictures are painted in; 0: what the family likes
+    overlap: Pixels = 0  # of those tiles; 0: a quarter
+    hires: Annotated[float, Field(ge=1, le=8)] = 1.0  # paint, enlarge so many times, and paint over that
+    hires_strength: Share = 0.5
+    seamless: Literal["", "x", "y", "xy"] = ""  # the sides that join
+    subseed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0  # another seed that the noise leans to
+    variation: Share = 0.0  # how far
+    toward: str = ""  # another prompt
+    blend: Share = 0.0  # how much of it
+    regions: tuple[Region, ...] = ()
+    controls: tuple[Control, ...] = ()
+    picture_prompts: tuple[PicturePrompt, ...] = ()
 
-    @field_validator("model", "prompt", "negative", "style")
+    @field_validator("model", "prompt", "negative", "style", "toward", "image", "mask", "upscaler")
     @classmethod
     def _text(cls, value: str | None) -> str | None:
         if value and any("\ud800" <= mark <= "\udfff" for mark in value):  # bytes of another encoding, come by argv
@@ -108,7 +171,7 @@ class Recipe(BaseModel):
         version = fields.get("version", VERSION)
         if isinstance(version, int) and version > VERSION:
             raise BadInput(f"the recipe is of version {version}; this Limner knows up to {VERSION}")
-        return cls.of(fields | {"version": VERSION} if version == 1 else fields)  # 2 only has more fields
+        return cls.of(fields | {"version": VERSION} if version in (1, 2) else fields)  # each only has more fields
 
 
 def _short(value: object) -> str:

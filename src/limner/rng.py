@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count as counting
 from typing import Any
 
@@ -67,17 +67,38 @@ def philox(blocks: Words, key: int) -> Words:
     return np.stack([c0, c1, c2, c3])
 
 
+def stream_of(seed: int, kind: str = "cpu", subseed: int = 0, variation: float = 0.0) -> Stream:
+    """The stream of one picture; with a variation it leans towards that of another seed, every draw of it.
+
+    Spherical interpolation keeps it Gaussian (Shoemake 1985; Ho et al. 2020, section 4.3).
+    """
+    first = NOISES[kind](seed)
+    if not variation:
+        return first
+    other = NOISES[kind](subseed)
+    return lambda shape: slerp(first(shape), other(shape), variation)
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """From a to b along the arc between them; straight where they point the same way."""
+    angle = torch.arccos(((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1))
+    if angle < 1e-4:
+        return torch.lerp(a, b, share)
+    return ((1 - share) * angle).sin() / angle.sin() * a + (share * angle).sin() / angle.sin() * b
+
+
 class Noise:
     """Gaussian noise with a stream a picture: picture k of a batch draws what `Noise(seed + k)` draws alone.
 
     Each call continues the streams, so the noise that a sampler adds on its way is a picture's own too. `kind` names
-    who draws: a CPU generator, or an NVIDIA card's arithmetic, which is done on the CPU too.
+    who draws: a CPU generator, or an NVIDIA card's arithmetic, which is done on the CPU too. `streams` are those of the
+    first pictures, where their seeds do not follow one another.
     """
 
-    def __init__(self, seed: int, kind: str = "cpu") -> None:
+    def __init__(self, seed: int, kind: str = "cpu", streams: Sequence[Stream] = ()) -> None:
         self.seed = seed
         self.kind = NOISES.name(kind)
-        self._streams: list[Stream] = []
+        self._streams = list(streams)
 
     def __call__(self, count: int, *shape: int) -> Tensor:
         while len(self._streams) < count:

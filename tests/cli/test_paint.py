@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from limner.cli.paint import Wishes
+from limner.cli.making import Wishes
 from limner.image import open_picture
 from limner.provenance.metadata import Receipt, chunks, read_receipt
 from limner.recipe import Recipe
@@ -18,7 +18,12 @@ def recipe_of(path: str) -> Recipe:
 
 
 def test_every_field_of_the_recipe_has_its_flag():
-    assert {field.name for field in fields(Wishes)} == set(Recipe.model_fields) - {"version", "task", "prompt"}
+    called = {"region": "regions", "control": "controls", "look": "picture_prompts"}
+    flags = {called.get(field.name, field.name) for field in fields(Wishes)}
+    others = {"version", "task", "prompt", "image", "image_sha256", "mask_sha256"}
+    of_one_command = {"image_cfg", "mask", "strength", "feather", "only_masked", "padding", "extend", "scale"}
+    of_one_command |= {"upscaler", "hires", "hires_strength", "seamless"}
+    assert flags == set(Recipe.model_fields) - others - of_one_command
 
 
 def test_several_pictures_in_a_file_of_one_name_get_their_seeds_beside_it(paint):

@@ -13,7 +13,7 @@ from limner.evaluate.samples import Case, Plan
 from limner.pipeline import load
 from limner.place import find_place
 from limner.recipe import Recipe
-from limner.tasks.paint import paint
+from limner.tasks.run import paint
 from limner.train.data import Words, pack
 
 CPU = find_place("cpu", torch.float32)

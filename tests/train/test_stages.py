@@ -16,7 +16,7 @@ from limner.models.bert import Bert
 from limner.pipeline import load
 from limner.place import find_place
 from limner.recipe import Recipe
-from limner.tasks.paint import paint
+from limner.tasks.run import paint
 from limner.train import text
 from limner.weights.io import read_header, read_tensors, write_tensors
 

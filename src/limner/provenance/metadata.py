@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from limner.pipeline import Model
 
 MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+PARTLY = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"  # began as a picture
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" \
@@ -90,10 +91,11 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n\"]", text) else text
 
 
-def xmp(receipt: Receipt | None) -> bytes:
-    """The XMP packet; without a receipt it holds the mark alone."""
-    words = f"\n<dc:description>{_alt(receipt.recipe.prompt[:2000])}</dc:description>" if receipt else ""
-    return _XMP.format(tool=f"Limner {__version__}", source=MADE, words=words).encode()
+def xmp(receipt: Receipt | None, words: bool = True) -> bytes:
+    """The XMP packet; without a receipt, or without words, it holds the mark alone."""
+    told = f"\n<dc:description>{_alt(receipt.recipe.prompt[:2000])}</dc:description>" if receipt and words else ""
+    source = PARTLY if receipt and receipt.recipe.image else MADE
+    return _XMP.format(tool=f"Limner {__version__}", source=source, words=told).encode()
 
 
 def _alt(text: str) -> str:
@@ -110,20 +112,20 @@ class Chunks:
     xmp: bytes
 
 
-def chunks(receipt: Receipt, words: bool = True) -> Chunks:
-    """What to write into a file; `words=False` leaves all but the mark out.
+def chunks(receipt: Receipt | None, words: bool = True) -> Chunks:
+    """What to write into a file; `words=False`, or no receipt of one picture, leaves all but the mark out.
 
     A prompt of thousands of words does not fit a JPEG: PNG and WebP keep it.
     """
     png, exif = PngInfo(), Image.Exif()
-    packet = xmp(receipt if words else None)
+    packet = xmp(receipt, words)
     png.add_itxt("XML:com.adobe.xmp", packet.decode())
-    if words:
+    if receipt and words:
         png.add_itxt("parameters", parameters(receipt))
         png.add_itxt("limner", receipt.to_json())
         text = f"{parameters(receipt)}\nlimner: {receipt.to_json()}"
         exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
-    return Chunks(png, exif.tobytes() if words else b"", packet)
+    return Chunks(png, exif.tobytes() if receipt and words else b"", packet)
 
 
 def read_receipt(image: Image.Image, name: Path | str) -> Receipt:
@@ -158,9 +160,10 @@ def parameters_of(image: Image.Image) -> str | None:
 
 
 def is_marked(image: Image.Image) -> bool:
-    """Whether the picture says that a trained model made it."""
+    """Whether the picture says that a trained model made it, or a part of it."""
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""
-    return MADE in (packet.decode("utf-8", "replace") if isinstance(packet, bytes) else str(packet))
+    text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else str(packet)
+    return MADE in text or PARTLY in text
 
 
 def _comment(image: Image.Image) -> str:

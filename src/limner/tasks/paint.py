@@ -1,160 +1,109 @@
-"""Words to pictures."""
+"""Words to pictures, and a second pass over an enlarged one (`hires`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from limner.diffusion.guide import composed, skip_layer, staged
-from limner.diffusion.samplers import SAMPLERS
-from limner.diffusion.times import SCHEDULES, times
+from limner.diffusion.guide import staged
+from limner.diffusion.times import times
+from limner.enlarge import enlarge
 from limner.errors import BadInput
-from limner.models.text.prompt import Part, parse
-from limner.pipeline import Model, load
-from limner.place import Place
+from limner.pipeline import Model
 from limner.recipe import Recipe
-from limner.rng import Noise
-from limner.types import Denoiser, Step
-from limner.words import Reading
-
-BATCH = 8  # pictures that walk together; more would take memory and save no time
-
-
-@dataclass(frozen=True)
-class Prepared:
-    x: Tensor  # B C h w
-    denoiser: Denoiser
-    times: list[float]
-    noise: Noise
+from limner.rng import Noise, stream_of
+from limner.tasks.canvas import resized
+from limner.tasks.guidance import guidance
+from limner.tasks.task import TASKS, Beside, Prepared, Task
 
 
-@dataclass(frozen=True)
-class Painted:
-    """One finished picture and the recipe that repeats it alone."""
-
-    recipe: Recipe
-    picture: Tensor  # 4 H W in [0, 1], premultiplied
-    seed: int  # the recipe's own; with best_of, that of the seeds tried which was kept
+def likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
+    width, height = model.defaults.size
+    return {"width": width, "height": height}
 
 
-def load_for(recipe: Recipe, place: Place) -> tuple[Model, Model | None]:
-    """The model of a recipe, and the one that it hands over to at the end, if it does."""
-    model = load(recipe.model, place, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings)
-    return model, load(recipe.refiner, place) if recipe.refiner else None
+def prepare(model: Model, recipes: Sequence[Recipe], beside: Beside) -> Prepared:
+    """The start of pictures from noise alone."""
+    boss = recipes[0]
+    start = from_noise(model, recipes, beside, model.latent_shape(boss.height, boss.width))
+    if boss.hires == 1:
+        return start
+
+    def again(x: Tensor) -> Prepared:
+        pictures = model.to_image(x)
+        h, w = (_fit(model, side * boss.hires) for side in pictures.shape[2:])
+        larger = (enlarge(picture, boss.hires, beside.upscaler)[None] for picture in pictures)
+        latents = [model.to_latent(resized(picture, h, w)) for picture in larger]
+        return from_latents(model, recipes, beside, latents, boss.hires_strength)
+
+    return replace(start, then=again)
 
 
-def begin(model: Model, /, **wishes: Any) -> Recipe:
-    """A recipe with what the model's family likes, where the wishes say nothing; names are brought to one spelling.
+def _fit(model: Model, side: float) -> int:
+    step = model.family.latent.multiple
+    return max(step, round(side / step) * step)
 
-    Refuses what this model cannot paint, before anything is painted.
+
+def noise_of(recipes: Sequence[Recipe]) -> Noise:
+    """A stream for each recipe, each leaning to another seed where its recipe says so."""
+    streams = [stream_of(recipe.seed, recipe.noise, recipe.subseed, recipe.variation) for recipe in recipes]
+    return Noise(recipes[0].seed, recipes[0].noise, streams)
+
+
+def stations_of(model: Model, recipe: Recipe) -> list[float]:
+    return times(recipe.steps, recipe.schedule, model.path)
+
+
+def from_noise(
+    model: Model,
+    recipes: Sequence[Recipe],
+    beside: Beside,
+    shape: tuple[int, int, int],
+    image: Tensor | None = None,
+) -> Prepared:
+    """The whole walk, for latents of a shape C h w; image: what is laid beside x."""
+    boss, noise = recipes[0], noise_of(recipes)
+    stations = stations_of(model, boss)
+    image = model.beside(*shape[1:], picture=beside.depth) if image is None else image
+    denoiser = guidance(model, recipes, stations, shape, beside, image)
+    decoder = None
+    if boss.refiner:
+        if beside.refiner is None:
+            raise BadInput(f"the recipe hands over to {boss.refiner!r}, which is not loaded")
+        decoder = beside.refiner
+        handover = stations[round(boss.refine_at * boss.steps)]
+        denoiser = staged([(handover, denoiser), (0.0, guidance(decoder, recipes, stations, shape, beside))])
+    return Prepared(noise(len(recipes), *shape).to(model.place.device), denoiser, stations, noise, model=decoder)
+
+
+def from_latents(
+    model: Model,
+    recipes: Sequence[Recipe],
+    beside: Beside,
+    latents: Sequence[Tensor],
+    strength: float,
+    image: Tensor | None = None,
+) -> Prepared:
+    """The end of a walk, from latents (1 C h w for each recipe, or one for all) with the noise of that time.
+
+    A share `strength` of the steps is walked, at least one where it is not 0 (SDEdit: Meng et al. 2021, arXiv
+    2108.01073); at 1 nothing of the latents is left.
     """
-    ours = model.defaults
-    width, height = ours.size
-    likes = {"width": width, "height": height, "steps": ours.steps, "sampler": ours.sampler, "schedule": ours.schedule}
-    likes |= {"cfg_scale": ours.cfg_scale, "cfg_interval": ours.cfg_interval}
-    likes["syntax"] = "a1111" if model.family.towers else "plain"
-    recipe = Recipe.of(likes | wishes)
-    model.latent_shape(recipe.height, recipe.width)
-    model.style_number(recipe.style)
-    if recipe.best_of > 1:
-        if not recipe.prompt:
-            raise BadInput("best_of keeps the picture that is most like the prompt, and the prompt is empty")
-        model.eye  # noqa: B018  refuses where there is none
-    for words in (recipe.prompt, recipe.negative):
-        if loras := parse(words, recipe.syntax, recipe.steps).loras:
-            raise BadInput(f"the prompt asks for the LoRA {loras[0].name!r}; LoRAs are not here yet")
-    if len(parse(recipe.negative, recipe.syntax, recipe.steps).parts) > 1:
-        raise BadInput("the negative prompt joins several by AND; only the prompt itself can")
-    return recipe.but(sampler=SAMPLERS.name(recipe.sampler), schedule=SCHEDULES.name(recipe.schedule))
+    shape = tuple(latents[0].shape[1:])
+    whole = from_noise(model, recipes, replace(beside, refiner=None), shape, image)  # type: ignore[arg-type]
+    steps = len(whole.times) - 1
+    walked = max(1, round(strength * steps)) if strength else 0
+    if walked == steps:
+        return whole
+    stations = whole.times[steps - walked :]
+    z = latents[0].new_empty(len(recipes), *shape)
+    for row, each in zip(z, latents if len(latents) > 1 else [latents[0]] * len(recipes), strict=True):
+        row.copy_(each[0])
+    x = model.path.noisy(z, whole.x, stations[0])
+    return replace(whole, x=x, times=stations)
 
 
-def prepare(model: Model, recipe: Recipe, count: int = 1, refiner: Model | None = None) -> Prepared:
-    """The start of `count` pictures of a recipe, with seeds from the recipe's on."""
-    noise = Noise(recipe.seed, recipe.noise)
-    shape = model.latent_shape(recipe.height, recipe.width)
-    x = noise(count, *shape).to(model.place.device)
-    stations = times(recipe.steps, recipe.schedule, model.path)
-    denoiser = _guided(model, recipe, shape, stations)
-    if recipe.refiner:
-        if refiner is None:
-            raise BadInput(f"the recipe hands over to {recipe.refiner!r}, which is not loaded")
-        handover = stations[round(recipe.refine_at * recipe.steps)]
-        denoiser = staged([(handover, denoiser), (0.0, _guided(refiner, recipe, shape, stations))])
-    return Prepared(x, denoiser, stations, noise)
-
-
-def _guided(model: Model, recipe: Recipe, shape: tuple[int, int, int], stations: list[float]) -> Denoiser:
-    """The denoiser of a recipe: its prompts, each changing over the steps as it says, against the negative one."""
-    extra: dict[str, Any] = {"image": model.beside(*shape[1:])}
-    scale = recipe.cfg_scale if recipe.prompt or recipe.style or recipe.negative else 1.0
-    if model.guidance_inside:  # it is told the scale, and is evaluated once
-        extra["guidance"], scale = torch.tensor([scale], device=model.place.device), 1.0
-    how = Reading(recipe.syntax, recipe.clip_skip, size=(recipe.width, recipe.height))
-
-    def told(part: Part, style: str | None, how: Reading, skip: tuple[int, ...] = ()) -> Denoiser:
-        stages = []
-        for stage in part.stages:
-            cond = replace(model.encode([stage.pieces], style, how), **extra)
-            stages.append((stations[round(stage.until * recipe.steps)], model.denoiser(cond, skip)))
-        return staged(stages) if len(stages) > 1 else stages[0][1]
-
-    wanted = parse(recipe.prompt, recipe.syntax, recipe.steps).parts
-    unwanted = parse(recipe.negative, recipe.syntax, recipe.steps).parts[0]
-    positives = [(told(part, recipe.style, how), part.weight) for part in wanted]
-    negative = told(unwanted, None, replace(how, negative=True))
-    found = composed(positives, negative, scale, recipe.cfg_interval, recipe.cfg_rescale)
-    if recipe.skip_layers:
-        early, late = (stations[round(share * recipe.steps)] for share in recipe.skip_interval)
-        skipped = told(wanted[0], recipe.style, how, recipe.skip_layers)
-        found = skip_layer(found, skipped, recipe.skip_scale, (late, early))
-    return found
-
-
-def run(model: Model, recipe: Recipe, count: int = 1, refiner: Model | None = None) -> Iterator[Step]:
-    """The walk of a recipe: progress, previews and cancelling belong to who consumes it."""
-    start = prepare(model, recipe, count, refiner)
-    return SAMPLERS[recipe.sampler](start.denoiser, model.path, start.x, start.times, start.noise)
-
-
-def walks(recipe: Recipe, count: int = 1) -> list[tuple[Recipe, int]]:
-    """How `painting` goes about `count` pictures: recipes with the first seed of each batch, and the batch's size."""
-    seeds = count * recipe.best_of
-    return [(recipe.but(seed=recipe.seed + i), min(BATCH, seeds - i)) for i in range(0, seeds, BATCH)]
-
-
-def painting(
-    model: Model, recipe: Recipe, count: int = 1, refiner: Model | None = None
-) -> Iterator[Step | list[Painted]]:
-    """Every step of every batch, and after each batch the pictures that are finished with it.
-
-    Picture i takes the seed that comes i after the recipe's; with best_of N it tries N seeds, from i * N after on.
-    """
-    each = recipe.best_of
-    tried: list[Tensor] = []
-    done = 0
-    for start, size in walks(recipe, count):
-        for step in run(model, start, size, refiner):
-            yield step
-        tried += (refiner or model).to_image(step.x, recipe.fast_decode)
-        finished = []
-        while len(tried) >= each:
-            own = recipe.but(seed=recipe.seed + done * each)
-            kept = best(model, torch.stack(tried[:each]), own.prompt) if each > 1 else 0
-            finished.append(Painted(own, tried[kept], own.seed + kept))
-            tried, done = tried[each:], done + 1
-        yield finished
-
-
-def best(model: Model, pictures: Tensor, prompt: str) -> int:
-    """The number of the picture that the eye finds most like the prompt."""
-    return int(model.likeness(pictures, [prompt])[:, 0].argmax())
-
-
-def paint(model: Model, recipe: Recipe, count: int = 1, refiner: Model | None = None) -> Tensor:
-    """`count` finished pictures, B 4 H W in [0, 1], premultiplied."""
-    events = painting(model, recipe, count, refiner)
-    return torch.stack([one.picture for event in events if isinstance(event, list) for one in event])
+TASKS.add("paint")(Task(prepare, likes))

@@ -12,7 +12,6 @@ import json
 import math
 import mmap
 import os
-import secrets
 import re
 import stat
 import struct
@@ -195,7 +194,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         at = end
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(f".limner-{secrets.token_hex(6)}.partial")  # another one may be writing the same
+    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

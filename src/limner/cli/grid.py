@@ -1,0 +1,78 @@
+"""`limner grid`: settings laid against one another, the X/Y/Z plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from limner.cli.making import Wishes, batches, flag, ready, sides
+
+
+def grid(
+    prompt: Annotated[str, Parameter(help="What to paint.")] = "",
+    *,
+    x: Annotated[str, flag("The columns: cfg=3,5,7 or seed=1..8 or s/red/green,blue/.", "--x", "-x")],
+    y: Annotated[str, flag("The rows.", "--y", "-y")] = "",
+    z: Annotated[str, flag("A plot for each value.", "--z", "-z")] = "",
+    stacked: Annotated[bool, flag("The plots of z one below another.", "--stacked")] = False,
+    side: Annotated[int, flag("Pixels that a picture takes in the plot; 0: as many as it has.", "--side")] = 0,
+    keep: Annotated[bool, flag("Save each picture too.", "--keep")] = False,
+    font: Annotated[Path | None, flag("A font file for labels beyond Latin.", "--font")] = None,
+    size: Annotated[str, flag("WIDTHxHEIGHT in pixels, or one number for both.", "--size")] = "",
+    wishes: Wishes | None = None,
+    output: Annotated[Path, flag("The plot's file; its recipes lie beside as JSON.", "--output", "-o")] = Path(
+        "grid.png"
+    ),
+    quiet: Annotated[bool, flag("Print the paths alone, and show no progress.", "--quiet", "-q")] = False,
+    device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
+) -> None:
+    """Lay settings against one another: limner grid "a cat" --x cfg=3,5,7 --y sampler=euler,dpmpp_2m
+
+    Any field of a recipe can be an axis, by its own name or the command line's. `prompt=a cat|a dog` lists prompts,
+    `s/cat/dog,fox/` replaces words of the prompt. All pictures have the same seed, unless the seed is an axis.
+    """
+    fields = {"prompt": prompt} | sides(size) | (wishes or Wishes()).fields()
+
+    from limner.image import kind_of, save_picture, slug, written
+    from limner.provenance.metadata import Receipt, chunks
+    from limner.recipe import Recipe
+    from limner.tasks.grid import grid as span
+    from limner.tasks.grid import parse_axis
+
+    kind_of(output)
+    base = Recipe.of({name: value for name, value in fields.items() if name != "seed"})
+    axes = [parse_axis(text, base) for text in (x, y, z) if text]
+    model, fields = ready(fields, device)
+
+    from limner.tasks.run import begin
+    from limner.tasks.task import load_for
+
+    plot = span(begin(model, **fields), axes)
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for cell in plot.cells:
+        groups.setdefault(_loads(cell.recipe), []).append(cell)
+    pictures, files = {}, {}
+    for cells in groups.values():
+        own = cells[0].recipe
+        model = model if _loads(own) == _loads(begin(model, **fields)) else load_for(own, model.place)
+        recipes = [begin(model, **cell.recipe.model_dump()) for cell in cells]
+        made = (one for finished, _ in batches(model, recipes, quiet) for one in finished)
+        for cell, one in zip(cells, made, strict=True):
+            pictures[cell.at] = one.image
+            if keep:
+                name = f"{output.stem}-{'-'.join(str(i + 1) for i in cell.at)}-{slug(one.recipe.prompt)}.png"
+                parts = chunks(Receipt.of(one.recipe, model))
+                saved = save_picture(one.image, output.with_name(name), parts.png, parts.exif, parts.xmp)
+                files[cell.at] = saved.name
+    parts = chunks(None)
+    drawn = plot.draw(pictures, prompt, side, stacked, font)
+    path = save_picture(drawn, output, parts.png, parts.exif, parts.xmp)
+    told = written(path.with_suffix(".json"), lambda file: file.write(plot.to_json(files).encode()))
+    print(f"{path}\n{told}" if quiet else f"{path}  {len(pictures)} pictures\n{told}")
+
+
+def _loads(recipe: Any) -> tuple[Any, ...]:
+    """What of a recipe another model would be loaded for."""
+    return recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings
