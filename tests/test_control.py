@@ -73,14 +73,14 @@ def test_a_controlnet_and_an_adapter_add_up(hint, start):
 @torch.no_grad()
 def test_strength_0_and_times_outside_change_nothing_bit_for_bit(model, hint, start):
     x, cond = start
-    plain = model.denoiser(cond)
+    plain, walk = model.denoiser(cond), [1.0, 0.75, 0.5, 0.25, 0.0]
     for net in (control_net(), adapter_net()):
         still = model.denoiser(cond, steer=steering([Loaded(net, hint, strength=0.0)]))
-        part = model.denoiser(cond, steer=steering([Loaded(net, hint, start=0.25, end=0.75)]))
+        part = model.denoiser(cond, steer=steering([Loaded(net, hint, start=0.25, end=0.75).over(walk)]))
         assert torch.equal(still(x, 0.5), plain(x, 0.5))
-        for t in (1.0, 0.76, 0.24, 0.01):
+        for t in (1.0, 0.76, 0.25, 0.01):
             assert torch.equal(part(x, t), plain(x, t)), t
-        for t in (0.75, 0.5, 0.25):
+        for t in (0.75, 0.5, 0.26):
             assert float((part(x, t) - plain(x, t)).abs().max()) > 1e-3, t
 
 
@@ -166,7 +166,7 @@ def test_from_files_to_a_steered_denoiser(model, tmp_path, start):
     loaded = load_control(said, tmp_path / "photo.png", model)
     assert (loaded.strength, loaded.start, loaded.end, loaded.factor) == (0.8, 0.0, 0.6, 8)
     assert torch.equal(loaded.hint[0], edges(photo)[:3])
-    plain, steered = model.denoiser(cond), model.denoiser(cond, steer=steering([loaded]))
+    plain, steered = model.denoiser(cond), model.denoiser(cond, steer=steering([loaded.over([1.0, 0.4, 0.0])]))
     assert not torch.equal(steered(x, 0.9), plain(x, 0.9)) and torch.equal(steered(x, 0.1), plain(x, 0.1))
     ready = load_control(said.model_copy(update={"image": str(tmp_path / "photo.png")}), tmp_path / "photo.png", model)
     assert torch.equal(ready.hint[0], photo[:3])

@@ -13,34 +13,39 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 import transformers
 from tests.conftest import tiny_net, tiny_nets, write_single
+from tests.pictures import (
+    EXACT,
+    NEAR,
+    NEGATIVE,
+    PROMPT,
+    SCALE,
+    SEED,
+    SIDE,
+    STEPS,
+    apart,
+    opened,
+    ours,
+    rewritten,
+    scheduled,
+    theirs,
+)
 from torch import Tensor
 
-from limner.families.recognise import recognise
-from limner.families.write import write_checkpoint
 from limner.pipeline import Model, load
 from limner.place import find_place
 from limner.rng import Noise
-from limner.tasks.paint import begin, paint, run
+from limner.tasks.run import begin, run
+from limner.tasks.task import Beside
 from limner.words import Reading
-
-diffusers.utils.logging.set_verbosity_error()
-diffusers.utils.logging.disable_progress_bar()
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning"
 )  # of Euler's set_timesteps
 
-EXACT = 0.02 / 255  # where both count the same stations and start from the same noise; measured up to 0.002 / 255
-NEAR = 2 / 255  # where theirs begins at sigma times the noise and ours at the noise itself, 0.2 % more
-SEED, SIDE, STEPS, SCALE = 7, 64, 20, 5.0
-PROMPT, NEGATIVE = "a red apple, on a table", "a blue house"
 CPU = find_place("cpu", torch.float32)
 
 
@@ -52,54 +57,6 @@ def painter(tiny_checkpoint: Callable[[str], Path]) -> Callable[[str], Model]:
 @pytest.fixture(scope="module")
 def reference(tiny_diffusers: Callable[[str], Path]) -> Callable[[str], Any]:
     return cache(lambda name: opened(tiny_diffusers(name)))
-
-
-def opened(folder: Path, **components: Any) -> Any:
-    """The pipeline that a folder's own index names, as diffusers reads it."""
-    kind = getattr(diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"])
-    pipe = kind.from_pretrained(folder, local_files_only=True, **components)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def rewritten(file: Path) -> Path:
-    """A single file as a diffusers folder beside it."""
-    return write_checkpoint(recognise(file), file.with_suffix(""), "diffusers")
-
-
-def scheduled(pipe: Any, kind: str, **changes: Any) -> Any:
-    """The pipeline with another scheduler of the betas and the prediction that its folder tells."""
-    told = json.loads((Path(pipe.name_or_path) / "scheduler/scheduler_config.json").read_text())
-    told = {name: value for name, value in told.items() if not name.startswith("_")} | changes
-    pipe.scheduler = getattr(diffusers, kind).from_config(told)
-    return pipe
-
-
-def theirs(pipe: Any, monkeypatch: pytest.MonkeyPatch, **wishes: Any) -> Tensor:
-    """B 3 H W in [0, 1]; the noise that a scheduler adds is drawn where ours is."""
-    noise = Noise(SEED)
-    latents = noise(1, pipe.vae.config.latent_channels, SIDE // 8, SIDE // 8)
-    module = importlib.import_module(type(pipe.scheduler).__module__)
-    if hasattr(module, "randn_tensor"):
-        monkeypatch.setattr(module, "randn_tensor", lambda shape, **_: noise(*shape))
-    told = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": SCALE}
-    told |= {"latents": latents, "width": SIDE, "height": SIDE, "output_type": "pt"}
-    return pipe(**told | wishes).images
-
-
-def ours(model: Model, sampler: str, schedule: str, whole: bool = False, **wishes: Any) -> Tensor:
-    """B 3 H W in [0, 1]. whole: stations are told as whole numbers."""
-    if whole:
-        model = replace(model, diffusion=replace(model.path, whole=True))
-    told = {"prompt": PROMPT, "negative": NEGATIVE, "width": SIDE, "height": SIDE, "steps": STEPS, "seed": SEED}
-    told |= {"sampler": sampler, "schedule": schedule, "cfg_scale": SCALE}
-    return paint(model, begin(model, **told | wishes))[:, :3]
-
-
-def apart(mine: Tensor, other: Tensor) -> float:
-    assert mine.shape == other.shape
-    assert 0.1 < float(mine.std()) < 0.45  # a picture of one grey, or of black and white, would hide much
-    return float((mine - other).abs().max())
 
 
 DPM = "DPMSolverMultistepScheduler"
@@ -197,7 +154,7 @@ def test_the_refiner_takes_over_where_the_references_does(painter, reference, mo
     model, second = painter("sdxl"), painter("sdxl-refiner")
     wishes = {"prompt": PROMPT, "negative": NEGATIVE, "width": SIDE, "height": SIDE, "steps": STEPS, "seed": SEED}
     wishes |= {"sampler": "euler", "schedule": "leading", "cfg_scale": SCALE, "refiner": "it", "refine_at": 0.8}
-    steps = list(run(model, begin(model, **wishes), refiner=second))
+    steps = list(run(model, begin(model, **wishes), Beside(refiner=second)))
     assert apart(model.to_image(steps[-1].x)[:, :3], want) < EXACT
 
 

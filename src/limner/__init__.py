@@ -16,6 +16,8 @@ _SURFACE = {
     "SCHEDULES": "limner.diffusion.times",
     "paint": "limner.tasks.run",
     "run": "limner.tasks.run",
+    "begin": "limner.tasks.run",
+    "painting": "limner.tasks.run",
     "describe": "limner.tasks.describe",
     "to_pil": "limner.image",
 }

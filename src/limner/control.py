@@ -39,9 +39,15 @@ class Loaded:
     start: float = 0.0  # shares of the walk between which it works
     end: float = 1.0
     factor: int = 8  # pixels along the side of a latent cell
+    times: tuple[float, float] = (1.0, 0.0)  # the first time that it works at, and the one from which it does not
+
+    def over(self, walk: Sequence[float]) -> Loaded:
+        """For a walk of these times: shares are counted in steps, rounded to whole ones."""
+        steps = len(walk) - 1
+        return replace(self, times=(walk[round(self.start * steps)], walk[round(self.end * steps)]))
 
     def works(self, t: float) -> bool:
-        return self.strength != 0 and 1 - self.start >= t >= 1 - self.end
+        return self.strength != 0 and self.times[0] >= t > self.times[1]
 
     def fitted(self, h: int, w: int) -> Loaded:
         """With the hint at the size of the picture whose latents are h w."""

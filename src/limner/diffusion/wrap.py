@@ -24,8 +24,8 @@ def pinned(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
 
     mask: B|1 1 h w in [0, 1], 1 where it is painted anew. In x_t this is the blending of RePaint (Lugmayr et al. 2022,
     arXiv 2201.09865, equation 8) with the noise that the walk started from: begun at a known + s eps, the kept part
-    stays there at every time. It ends in `known`: bit for bit where a sampler's last step goes to x0, as of most, and
-    but for rounding where it does not.
+    stays there at every time. Where the walk ends at t = 0 it ends in `known`: bit for bit if a sampler's last step
+    goes to x0, as of most, and but for rounding if not.
     """
 
     def denoise(x: Tensor, t: float) -> Tensor:

@@ -70,15 +70,18 @@ class Canvas:
 
 
 def lay(original: Original, model: Model, box: Box | None = None, enlarge: bool = False) -> Canvas:
-    """A canvas for a picture or a box of it; `enlarge` brings a small box to the size that the family paints best."""
+    """A canvas for a picture or a box of it; `enlarge` brings a small box to the size that the family paints best.
+
+    What is smaller than the family paints is enlarged, but a long strip no further than to that size: the rest of its
+    shorter side is filled up.
+    """
     h, w = original.picture.shape[1:]
     box = box or (0, 0, h, w)
     least, step = model.family.sizes[0], model.family.latent.multiple
-    factor = max(1.0, least / min(box[2:]))
-    if enlarge:
-        factor = max(factor, max(model.defaults.size) / max(box[2:]))
+    best = max(model.defaults.size) / max(box[2:])
+    factor = max(1.0, best if enlarge else min(best, least / min(box[2:])))
     size = (round(box[2] * factor), round(box[3] * factor))
-    height, width = (-(-side // step) * step for side in size)
+    height, width = (max(least, -(-side // step) * step) for side in size)
     return Canvas(original, box, size, height, width, model.family.latent.pixels == 4)
 
 

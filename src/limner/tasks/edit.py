@@ -25,11 +25,18 @@ def picture_size(wishes: dict[str, Any]) -> tuple[int, int]:
     return open_picture(Path(str(wishes["image"])).expanduser()).size
 
 
+def of_size(wishes: dict[str, Any], width: int, height: int) -> dict[str, Any]:
+    """The fields of a size that follows from the picture, which is no matter of wishes."""
+    asked = (wishes.get("width", width), wishes.get("height", height))
+    if asked != (width, height):
+        raise BadInput(
+            f"the size of {wishes['task']} follows from its picture: {width}x{height}; {asked[0]}x{asked[1]} was asked for"
+        )
+    return {"width": width, "height": height}
+
+
 def likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
-    width, height = picture_size(wishes)
-    if (asked := (wishes.get("width", width), wishes.get("height", height))) != (width, height):
-        raise BadInput(f"an edit keeps the size of its picture, {width}x{height}; {asked[0]}x{asked[1]} was asked for")
-    return {"width": width, "height": height, "strength": 1.0 if model.variant == "edit" else STRENGTH}
+    return of_size(wishes, *picture_size(wishes)) | {"strength": 1.0 if model.variant == "edit" else STRENGTH}
 
 
 def prepare(model: Model, recipes: Sequence[Recipe], beside: Beside) -> Prepared:
@@ -49,7 +56,7 @@ def on_canvas(model: Model, recipes: Sequence[Recipe], beside: Beside, canvas: C
     fill = canvas.fill if canvas.mask is not None else None
     image = model.beside(*shape[1:], picture=depth, mask=fill) if model.variant != "base" else None
     if strength == 1:
-        start = from_noise(model, recipes, replace(beside, refiner=None), shape, image)
+        start = from_noise(model, recipes, beside, shape, image)
     else:
         start = from_latents(model, recipes, beside, [model.to_latent(picture)], strength, image)
     return replace(start, canvas=canvas)

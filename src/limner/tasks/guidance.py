@@ -48,11 +48,14 @@ def guidance(
     shape: tuple[int, int, int],
     beside: Beside,
     image: Tensor | None = None,
+    first: int = 0,
 ) -> Denoiser:
     """The denoiser of recipes that differ in words and seeds alone, for latents of a shape C h w.
 
-    stations: the times of a whole walk, by which shares of it are told. image: what is laid beside x.
+    stations: the times of a whole walk, by which shares of it are told. image: what is laid beside x. first: the
+    station that is walked from; controls count their shares from there.
     """
+    beside = replace(beside, controls=tuple(each.over(stations[first:]) for each in beside.controls))
     boss = recipes[0]
     tiles = _tiles(model, boss, shape)
     if tiles is not None:

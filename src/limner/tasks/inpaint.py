@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -18,9 +19,9 @@ from limner.image import Original, read_original
 from limner.pipeline import Model
 from limner.recipe import Recipe
 from limner.tasks.canvas import Box, lay, spread
-from limner.tasks.edit import on_canvas, picture_size
+from limner.tasks.edit import of_size, on_canvas, picture_size
 from limner.tasks.masks import fill_of
-from limner.tasks.task import TASKS, Beside, Prepared, Task
+from limner.tasks.task import TASKS, Beside, Prepared, Task, affordable
 
 
 def inpaint_likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
@@ -30,14 +31,16 @@ def inpaint_likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
     mask = fill_of(str(wishes["mask"]), read_original(Path(str(wishes["image"])).expanduser()))
     if not mask.any():
         raise BadInput(f"the mask {wishes['mask']} is empty: nothing is to be painted")
-    return {"width": width, "height": height, "feather": max(2, min(width, height) // 32)}
+    return of_size(wishes, width, height) | {"feather": max(2, min(width, height) // 32)}
 
 
 def prepare_inpaint(model: Model, recipes: Sequence[Recipe], beside: Beside) -> Prepared:
     boss = recipes[0]
     if beside.original is None or beside.mask is None:
         raise BadInput("the recipe names no picture, or no mask, to inpaint")
-    return filled(model, recipes, beside, beside.original, beside.mask, _box(beside.mask, boss))
+    clear = beside.original.picture[3] * beside.mask == 0  # keeping alpha there would hide all that is painted
+    opaque = boss.mask == "alpha" or bool(clear.all())
+    return filled(model, recipes, beside, beside.original, beside.mask, _box(beside.mask, boss), opaque=opaque)
 
 
 def outpaint_likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +48,9 @@ def outpaint_likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
     left, right, up, down = wishes.get("extend", (0, 0, 0, 0))
     if left + right + up + down == 0:
         raise BadInput("the picture is to be extended nowhere; say how many pixels to the left, right, up or down")
-    return {"width": width + left + right, "height": height + up + down, "feather": max(2, min(width, height) // 16)}
+    size = (width + left + right, height + up + down)
+    affordable(*size, "the extended picture")
+    return of_size(wishes, *size) | {"feather": max(2, min(width, height) // 16)}
 
 
 def prepare_outpaint(model: Model, recipes: Sequence[Recipe], beside: Beside) -> Prepared:
@@ -53,7 +58,7 @@ def prepare_outpaint(model: Model, recipes: Sequence[Recipe], beside: Beside) ->
     if beside.original is None:
         raise BadInput("the recipe names no picture to outpaint")
     wider, mask = extended(beside.original, boss.extend)
-    return filled(model, recipes, beside, wider, mask, None, soft=False)
+    return filled(model, recipes, beside, wider, mask, None, soft=False, opaque=True)
 
 
 def filled(
@@ -64,21 +69,28 @@ def filled(
     mask: Tensor,
     box: Box | None,
     soft: bool = True,
+    opaque: bool = False,
 ) -> Prepared:
-    """The walk that fills a mask, H W; with `soft` old and new are blended around it."""
+    """The walk that fills a mask, H W; with `soft` old and new are blended around it. opaque: what an opaque family
+    paints is seen, also where the picture was clear."""
     boss = recipes[0]
     canvas = lay(original, model, box, enlarge=box is not None)
     wide = spread(mask, boss.feather) if soft else mask
-    canvas = replace(canvas, mask=wide, feather=boss.feather)
+    canvas = replace(canvas, mask=wide, feather=boss.feather, alpha=canvas.alpha or opaque)
     start = on_canvas(model, recipes, beside, canvas, boss.strength)
     if model.variant == "inpaint":  # it is told the mask and what is around it
         return start
     known, cells = model.to_latent(canvas.picture), canvas.cells(model.family.latent.factor)
     x = start.x
-    if boss.strength == 1:  # what is known starts from itself
+    if len(start.times) > boss.steps:  # of the whole walk: what is known starts from itself
         t = start.times[0]
         x = torch.where(cells.to(x) > 0, x, model.path.noisy(known, x, t))
-    return replace(start, x=x, denoiser=pinned(start.denoiser, known, cells.to(x)))
+    cells = cells.to(x)
+
+    def end(last: Tensor) -> Tensor:  # some schedules end a little before the picture
+        return torch.where(cells > 0, last, known)
+
+    return replace(start, x=x, denoiser=pinned(start.denoiser, known, cells), end=end)
 
 
 def _box(mask: Tensor, recipe: Recipe) -> Box | None:
@@ -97,8 +109,8 @@ def extended(original: Original, extend: tuple[int, int, int, int]) -> tuple[Ori
     left, right, up, down = extend
     h, w = original.picture.shape[1:]
     picture = F.pad(original.picture[None], (left, right, up, down), mode="replicate")[0]
-    image = Image.new(original.image.mode, (picture.shape[2], picture.shape[1]))
-    image.paste(original.image, (left, up))
+    pixels = np.pad(np.asarray(original.image), ((up, down), (left, right), (0, 0)), mode="edge")
+    image = Image.fromarray(pixels, original.image.mode)
     mask = torch.ones(picture.shape[1:])
     mask[up : up + h, left : left + w] = 0
     return replace(original, picture=picture, image=image), mask

@@ -17,11 +17,13 @@ from limner.recipe import Recipe
 from limner.rng import Noise, stream_of
 from limner.tasks.canvas import resized
 from limner.tasks.guidance import guidance
-from limner.tasks.task import TASKS, Beside, Prepared, Task
+from limner.tasks.task import TASKS, Beside, Prepared, Task, affordable
 
 
 def likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
     width, height = model.defaults.size
+    factor = float(wishes.get("hires", 1.0))
+    affordable(factor * wishes.get("width", width), factor * wishes.get("height", height), "the picture")
     return {"width": width, "height": height}
 
 
@@ -63,19 +65,21 @@ def from_noise(
     beside: Beside,
     shape: tuple[int, int, int],
     image: Tensor | None = None,
+    first: int = 0,
 ) -> Prepared:
-    """The whole walk, for latents of a shape C h w; image: what is laid beside x."""
+    """The whole walk, for latents of a shape C h w; image: what is laid beside x; first: where it will be begun."""
     boss, noise = recipes[0], noise_of(recipes)
     stations = stations_of(model, boss)
     image = model.beside(*shape[1:], picture=beside.depth) if image is None else image
-    denoiser = guidance(model, recipes, stations, shape, beside, image)
+    denoiser = guidance(model, recipes, stations, shape, beside, image, first)
     decoder = None
     if boss.refiner:
         if beside.refiner is None:
             raise BadInput(f"the recipe hands over to {boss.refiner!r}, which is not loaded")
         decoder = beside.refiner
+        alone = replace(beside, controls=(), pictures=())  # those were made for the other UNet
         handover = stations[round(boss.refine_at * boss.steps)]
-        denoiser = staged([(handover, denoiser), (0.0, guidance(decoder, recipes, stations, shape, beside))])
+        denoiser = staged([(handover, denoiser), (0.0, guidance(decoder, recipes, stations, shape, alone))])
     return Prepared(noise(len(recipes), *shape).to(model.place.device), denoiser, stations, noise, model=decoder)
 
 
@@ -93,9 +97,9 @@ def from_latents(
     2108.01073); at 1 nothing of the latents is left.
     """
     shape = tuple(latents[0].shape[1:])
-    whole = from_noise(model, recipes, replace(beside, refiner=None), shape, image)  # type: ignore[arg-type]
-    steps = len(whole.times) - 1
+    steps = recipes[0].steps
     walked = max(1, round(strength * steps)) if strength else 0
+    whole = from_noise(model, recipes, beside, shape, image, steps - walked)  # type: ignore[arg-type]
     if walked == steps:
         return whole
     stations = whole.times[steps - walked :]

@@ -136,6 +136,7 @@ def painting(
             for step in _walk(model, group[0], start):
                 yield step
             x = step.x if step else start.x
+            x = start.end(x) if start.end else x
             if start.then is None:
                 break
             start = start.then(x)

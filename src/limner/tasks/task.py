@@ -50,6 +50,7 @@ class Prepared:
     times: list[float]  # a single one: there is nothing to walk
     noise: Noise
     canvas: Canvas | None = None  # where the pictures go back to
+    end: Callable[[Tensor], Tensor] | None = None  # what the last latents become
     then: Callable[[Tensor], Prepared] | None = None  # a further walk, from the latents that this one ends with
     model: Model | None = None  # which decodes, where it is not the recipe's own
 
@@ -79,6 +80,13 @@ class Task:
 
 
 TASKS: Registry[Task] = Registry("task")
+MOST = 2**26  # pixels of a picture that is made: 8192 x 8192
+
+
+def affordable(width: float, height: float, why: str) -> None:
+    """Refuse a picture that memory would not hold, in words that begin with `why`."""
+    if width * height > MOST:
+        raise BadInput(f"{why} is {width:.0f}x{height:.0f}; at most {MOST:,} pixels are made")
 
 
 def load_for(recipe: Recipe, place: Place) -> Model:

@@ -9,11 +9,13 @@ from typing import Any
 from limner.pipeline import Model
 from limner.recipe import Recipe
 from limner.tasks.paint import from_noise
-from limner.tasks.task import TASKS, Beside, Prepared, Task
+from limner.tasks.task import TASKS, Beside, Prepared, Task, affordable
 
 
 def likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
     width, height = model.defaults.size
+    affordable(wide := wishes.get("width", width), high := wishes.get("height", height), "the texture")
+    _shape(model, high, wide)
     return {"width": width, "height": height, "seamless": "xy"}
 
 
@@ -22,13 +24,14 @@ def prepare(model: Model, recipes: Sequence[Recipe], beside: Beside) -> Prepared
     painted in windows that go around. The autoencoder goes around in either."""
     boss = recipes[0]
     around = replace(model, around=("x" in boss.seamless, "y" in boss.seamless))
-    step, factor = model.family.latent.multiple, model.family.latent.factor
-    if boss.width <= model.family.sizes[1] and boss.height <= model.family.sizes[1]:
-        shape = model.latent_shape(boss.height, boss.width)
-    else:
-        model.latent_shape(*(min(side, model.family.sizes[1]) // step * step for side in (boss.height, boss.width)))
-        shape = (model.family.latent.channels, boss.height // factor, boss.width // factor)
-    return replace(from_noise(around, recipes, beside, shape), model=around)
+    return replace(from_noise(around, recipes, beside, _shape(model, boss.height, boss.width)), model=around)
+
+
+def _shape(model: Model, height: int, width: int) -> tuple[int, int, int]:
+    """C h w of a texture's latents, which may be larger than the family paints whole; refuses what is off its grid."""
+    most, step, factor = model.family.sizes[1], model.family.latent.multiple, model.family.latent.factor
+    channels, *_ = model.latent_shape(*(side if side <= most else most - -side % step for side in (height, width)))
+    return channels, height // factor, width // factor
 
 
 TASKS.add("tile", "texture")(Task(prepare, likes))

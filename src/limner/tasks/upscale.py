@@ -12,10 +12,9 @@ from limner.image import Original, to_pil
 from limner.pipeline import Model
 from limner.recipe import Recipe
 from limner.tasks.canvas import lay
-from limner.tasks.edit import on_canvas, picture_size
-from limner.tasks.task import TASKS, Beside, Prepared, Task
+from limner.tasks.edit import of_size, on_canvas, picture_size
+from limner.tasks.task import TASKS, Beside, Prepared, Task, affordable
 
-MOST = 2**26  # pixels of a result: 8192 x 8192
 STRENGTH = 0.3  # details are painted, forms stay
 
 
@@ -23,10 +22,9 @@ def likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
     width, height = picture_size(wishes)
     scale = float(wishes.get("scale", 2.0))
     size = round(width * scale), round(height * scale)
-    if size[0] * size[1] > MOST:
-        raise BadInput(f"{width}x{height} times {scale:g} is {size[0]}x{size[1]}; at most {MOST:,} pixels are made")
+    affordable(*size, f"{width}x{height} times {scale:g}")
     window = min(model.defaults.size)
-    return {"width": size[0], "height": size[1], "scale": scale, "strength": STRENGTH, "window": window}
+    return of_size(wishes, *size) | {"scale": scale, "strength": STRENGTH, "window": window}
 
 
 def prepare(model: Model, recipes: Sequence[Recipe], beside: Beside) -> Prepared:
