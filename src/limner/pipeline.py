@@ -142,7 +142,7 @@ class Model:
         return self.family.styles.index(style) + 1
 
     def denoiser(self, cond: Cond, skip: tuple[int, ...] = (), steer: Steer | None = None) -> Denoiser:
-        """The network and its path as a function (x, t) -> x0; a cond of one row serves every row of x.
+        """The network and its path as a function (x, t) -> x0; a cond of fewer rows serves x over and over.
 
         skip: blocks of a transformer that are left out, for skip-layer guidance. steer: (x, clock, cond, t) -> cond,
         what is told besides at each step, as by a ControlNet.
@@ -153,7 +153,7 @@ class Model:
         @torch.inference_mode()
         def denoise(x: Tensor, t: float) -> Tensor:
             x = x.contiguous()  # one layout: in bf16 another one is another product, and another picture
-            every = cond if len(cond) == len(x) else cond.repeat(len(x))
+            every = cond if len(cond) == len(x) else cond.again(len(x) // len(cond))
             clock = torch.full((len(x),), self.path.clock(t), device=x.device)
             with self.place.autocast():
                 size = 1 if self.place.one_by_one else len(x)

@@ -44,6 +44,10 @@ class Cond:
         """Each row `times` times, one after another."""
         return self._each(lambda value: value.repeat_interleave(times, dim=0))
 
+    def again(self, times: int) -> Cond:
+        """All rows, `times` times over."""
+        return self._each(lambda value: value.repeat(times, *[1] * (value.ndim - 1)))
+
     def row(self, i: int) -> Cond:
         return self._each(lambda value: value[i : i + 1])
 

@@ -16,6 +16,7 @@ from limner.types import Denoiser
 
 __all__ = ["Window", "pinned", "regional", "rolled", "tiled", "windows"]
 
+MANY = 8  # windows that one call takes
 GOLDEN = (5**0.5 - 1) / 2  # multiples of it, modulo 1, lie as evenly as the points of any one rule can
 
 
@@ -38,8 +39,8 @@ def tiled(at: Callable[[Window], Denoiser], places: Sequence[Window], size: tupl
     """MultiDiffusion: each window of x is denoised alone, and where windows share cells, x0 is their weighted mean.
 
     Bar-Tal et al. 2023, arXiv 2302.08113, equation 5, with the weights of a raised cosine over each window. `at` makes
-    the denoiser of a window, size is (h, w). Windows come one after another, so that memory does not grow with the
-    picture. One window that is the whole picture is its denoiser, bit for bit.
+    the denoiser of a window, size is (h, w); neighbours of the same denoiser go eight at a time, so that memory does
+    not grow with the picture. One window that is the whole picture is its denoiser, bit for bit.
     """
     if list(places) == [(0, 0, *size)]:
         return at(places[0])
@@ -50,12 +51,21 @@ def tiled(at: Callable[[Window], Denoiser], places: Sequence[Window], size: tupl
     if not (total > 0).all():
         raise BadInput(f"the {len(places)} windows leave {int((total == 0).sum())} of {total.numel()} cells uncovered")
     shares = [(weight / place.cut(total)).float() for place, weight in zip(places, weights, strict=True)]
-    parts = [(place, share, at(place)) for place, share in zip(places, shares, strict=True)]
+    groups: list[tuple[Denoiser, list[tuple[Window, Tensor]]]] = []  # neighbours that one denoiser can take at once
+    for place, share in zip(places, shares, strict=True):
+        part = at(place)
+        last = groups[-1] if groups else None
+        if last and last[0] is part and len(last[1]) < MANY and last[1][0][0][2:] == place[2:]:
+            last[1].append((place, share))
+        else:
+            groups.append((part, [(place, share)]))
 
     def denoise(x: Tensor, t: float) -> Tensor:
         x0 = torch.zeros_like(x)
-        for place, share, part in parts:
-            place.add(share.to(x) * part(place.cut(x), t), x0)
+        for part, group in groups:
+            found = part(torch.cat([place.cut(x) for place, _ in group]), t).chunk(len(group))
+            for (place, share), each in zip(group, found, strict=True):
+                place.add(share.to(x) * each, x0)
         return x0
 
     return denoise

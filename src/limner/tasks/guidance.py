@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -65,7 +66,10 @@ def guidance(
     hear = _reader(model, recipes, beside)
 
     def denoiser(talk: Talk) -> Denoiser:
+        @cache
         def at(window: Window | None) -> Denoiser:
+            if window is not None and not placed:
+                return at(None)  # the same everywhere
             return _guided(model, boss, talk, stations, shape[1:], beside, image, window)
 
         whole = at(None) if tiles is None else tiled(at, tiles, shape[1:])
