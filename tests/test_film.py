@@ -281,9 +281,9 @@ def test_names_are_counted_as_a_person_counts(tmp_path: Path):
 
 
 def test_a_sequence_that_is_none_is_refused_at_once(tmp_path: Path):
-    with pytest.raises(BadInput, match="holds no pictures"):
+    with pytest.raises(BadInput, match="holds no picture of a sequence"):
         read_sequence(tmp_path)
-    with pytest.raises(BadInput, match="holds no pictures"):
+    with pytest.raises(BadInput, match="holds no picture of a sequence"):
         read_sequence(tmp_path / "none" / "%04d.png")
     with pytest.raises(BadInput, match="is no folder"):
         read_sequence(tmp_path / "none.png")

@@ -96,14 +96,16 @@ def write_sequence(
     exif: bytes = b"",
     xmp: bytes = b"",
     keep: bool = True,
+    each: Callable[[int], Told] | None = None,
 ) -> list[Path]:
     """Write frames, 4 H W in [0, 1] and premultiplied, at `rate` a second, as the name of `path` says.
 
     A folder or `name-%04d.png` (also .exr, .webp, .tif, .jpg): numbered pictures from 1 on. One file: .gif (alpha is
     clear or not), .png or .apng (APNG), .webp (all three for ever again), .mp4 (H.264, on white), .webm (VP9 with
     alpha). `bits` is 8 or 16, of a PNG. What they carry: `comment` in GIF, PNG, EXR and films (their title too); the
-    others in the forms that pictures have. Frames are taken one by one. Returns the files that were written; a file
-    of the name gets a neighbour, `-2`, and numbered pictures that are there are an error.
+    others in the forms that pictures have. each: what numbered picture i, from 0 on, carries instead. Frames are taken
+    one by one. Returns the files that were written; a file of the name gets a neighbour, `-2`, and numbered pictures
+    that are there are an error.
     """
     kind, told = sequence_kind(path), Told(comment, png, exif, xmp)
     if not RATES[0] <= rate <= RATES[1]:
@@ -115,7 +117,7 @@ def write_sequence(
     exact = Fraction(rate).limit_denominator(1001)  # 24000/1001 and its kin of film and television
     alike = _alike(frames)
     if kind == "numbered":
-        return list(_numbered(alike, path, bits, told, keep))
+        return list(_numbered(alike, path, bits, each or (lambda _: told), keep))
 
     def write(file: BinaryIO) -> None:
         ONE_FILE[kind](file, alike, exact, told, bits)
@@ -139,14 +141,16 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[2]} x {shape[1]}"
 
 
-def _numbered(frames: Iterator[Tensor], path: Path, bits: int, told: Told, keep: bool) -> Iterator[Path]:
+def _numbered(
+    frames: Iterator[Tensor], path: Path, bits: int, each: Callable[[int], Told], keep: bool
+) -> Iterator[Path]:
     pattern = path if NUMBER.search(path.name) else path / FOLDER
     field = NUMBER.findall(pattern.name)[0]  # %04d
     before, after = pattern.name.split(field, 1)
     if keep and (taken := _matching(pattern)):
         raise BadInput(f"{taken[0]} is there already; another folder or name keeps it")
     for number, frame in enumerate(frames, 1):
-        name = pattern.with_name(before + field % number + after)
+        name, told = pattern.with_name(before + field % number + after), each(number - 1)
         if bits == 16 or name.suffix.lower() == ".exr":
             yield save_deep(frame, name, told.chunks, told.comment, keep)
         else:

@@ -103,10 +103,11 @@ def fitted(image: Image.Image, side: int) -> Tensor:
 # Reading
 
 
-def open_picture(path: Path, max_pixels: int | None = None) -> Image.Image:
+def open_picture(path: Path, max_pixels: int | None = None, moving: bool = False) -> Image.Image:
     """A person's picture, upright, with its words and its profile in `info`; one of an EXR has 8 bits.
 
     Refused in words: what is too large (before it is decoded), what moves, what is damaged, what is no picture.
+    moving: of several pictures the first will do.
     """
     with _opened(path) as file:
         head = file.read(16)
@@ -118,7 +119,8 @@ def open_picture(path: Path, max_pixels: int | None = None) -> Image.Image:
                 warnings.simplefilter("ignore")  # of Pillow, about odd EXIF and large pictures
                 image = Image.open(file, formats=READ)
                 _check_size(path, *image.size, max_pixels)
-                _check_still(path, image)
+                if not moving:
+                    _check_still(path, image)
                 deep = any(";16" in str(tile.args) for tile in image.tile)
                 image.load()
                 _turn_upright(image)

@@ -196,8 +196,6 @@ class Model:
 
         Large pictures come in tiles; those of an autoencoder without norms are the same but for rounding.
         """
-        if fast and not hasattr(self.nets.get("tiny"), "decoder"):
-            raise BadInput(f"this {self.family.name} model has no tiny decoder (TAESD); give one beside the model")
         side = self.family.latent.factor
 
         if latent.shape[2] * latent.shape[3] * side**2 > LARGE:
@@ -209,7 +207,7 @@ class Model:
 
     def _decoded(self, latent: Tensor, fast: bool) -> Tensor:
         """B C h w to B 4 H W; where fp16 overflows, as in SDXL's autoencoder, once more in fp32."""
-        net = self._around("tiny" if fast else "autoencoder")
+        net = self._around("tiny" if fast and self.tiny else "autoencoder")
         with self.place.autocast():
             if self.family.latent.pixels == 4 or fast:
                 picture = cast(Any, net).decode(latent)
@@ -255,6 +253,13 @@ class Model:
             raise BadInput(f"this {self.family.name} model has no word pieces of a mini text encoder")
         ids, mask = (value.to(self.place.device) for value in self.pieces(texts, self.family.pieces, warn=True))
         return self.nets["text"](ids, mask), mask
+
+    @property
+    def tiny(self) -> nn.Module:
+        net = self.nets.get("tiny")
+        if not hasattr(net, "decoder"):
+            raise BadInput(f"this {self.family.name} model has no tiny decoder (TAESD); give one beside the model")
+        return cast(nn.Module, net)
 
     @cached_property
     def eye(self) -> Eye:

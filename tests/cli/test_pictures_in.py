@@ -1,6 +1,7 @@
 """The commands that start from pictures or make many, called as a person calls them, with the tiny model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,77 @@ def test_a_campaign_paints_each_row_once(call):
 def test_what_cannot_be_is_one_sentence(call, argv: list[str], said: str):
     found = call(*argv)
     assert found.status == 2 and said in found.err and found.err.count("\n") == 1, found.err
+
+
+def test_a_seed_for_pixels_counts_though_the_picture_carries_a_recipe(call):
+    assert call("paint", "a cat", "--size", 64, "-o", "cat.png").status == 0
+    assert call("vary", "cat.png", "a dog", "-n", 1).out.startswith("cat-a-dog-3.png  seed 3")
+
+
+def test_a_variation_starts_from_the_picture_that_was_kept(call, limner, tiny_folder: Path):
+    said = call("paint", "a cat", "--size", 64, "--best-of", 4, "-o", "best.png", "--json")
+    assert call("vary", "best.png", "-n", 1, "--amount", 0, "-o", "same.png").status == 0
+    assert read_receipt(open_picture(Path("same.png")), "it").recipe.seed == said.rows[0]["seed"]
+    assert np.abs(pixels("same.png").astype(int) - pixels("best.png")).max() <= 1
+    call("vary", "best.png", "-n", 1, "--amount", 0.5, "-o", "far.png")
+    assert call("vary", "far.png", "-n", 1, "--amount", 0, "-o", "still.png").status == 0
+    assert np.array_equal(pixels("still.png"), pixels("far.png"))
+
+
+def test_each_numbered_picture_carries_its_own_recipe(call, limner):
+    assert call("morph", "a cat", "a dog", "--frames", 3, "--size", 64, "-o", "way").status == 0
+    assert call("edit", "way", "a bird", "--image-sequence", "-o", "birds").status == 0
+    for folder in ("way", "birds"):
+        for name in ("0002.png", "0003.png"):
+            assert limner("paint", "--from", f"{folder}/{name}", "-o", f"{folder}/again.png").status == 0
+            assert np.array_equal(pixels(f"{folder}/again.png"), pixels(f"{folder}/{name}"))
+            Path(f"{folder}/again.png").unlink()
+
+
+def test_a_sequence_says_as_little_as_was_asked_for(call):
+    Path("frames").mkdir()
+    drawn(64, 64).save("frames/1.png")
+    assert call("edit", "frames", "a secret", "--image-sequence", "--no-metadata", "-o", "out").status == 0
+    image = open_picture(Path("out/0001.png"))
+    assert is_marked(image) and "secret" not in str(image.info)
+    drawn(64, 48).save("frames/2.png")
+    said = call("edit", "frames", "a cat", "--image-sequence", "-o", "out2")
+    assert said.status == 2 and "frames/2.png is 64x48 and frames/1.png 64x64" in said.err
+    assert not Path("out2").exists()
+
+
+def test_a_film_shows_its_recipe(call, limner):
+    call("morph", "a cat", "--to-seed", 9, "--frames", 2, "--size", 64, "-o", "way.webp")
+    said = limner("show", "way.webp")
+    assert said.status == 0 and "prompt" in said.out and "marked as made" in said.out
+
+
+def test_each_cell_of_a_grid_is_painted_by_its_own_model(call, limner, tiny_folder: Path, tmp_path: Path):
+    """The base's model may come second."""
+    shutil.copytree(tiny_folder, tmp_path / "other")
+    axis = f"model=other,{tiny_folder}"
+    assert call("grid", "a cat", "--x", axis, "--size", 64, "-o", "g.png", "--keep").status == 0
+    loaded = []
+    for i in (1, 2):
+        loaded.append(read_receipt(open_picture(Path(f"g-{i}-a-cat.png")), "it").recipe.model)
+    assert loaded == ["other", str(tiny_folder)]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--side", -4), "--side should be 0 or more"),
+        (("--font", "none.ttf"), "cannot be read as a font"),
+    ],
+)
+def test_what_a_grid_cannot_draw_is_told_before_it_is_painted(call, monkeypatch, more: tuple, said: str):
+    monkeypatch.setattr("limner.tasks.run.painting", lambda *_: pytest.fail("it was painted"))
+    told = call("grid", "a cat", "--x", "cfg=1,2", "--size", 64, "-o", "g.png", *more)
+    assert told.status == 2 and said in told.err
+
+
+def test_a_long_name_is_cut(call):
+    name = "é" * 110 + ".png"
+    drawn(64, 64).save(name)
+    said = call("edit", name, "a long prompt of many words that goes on and on")
+    assert said.status == 0 and Path(said.out.partition("  seed")[0]).exists()

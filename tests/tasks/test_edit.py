@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from limner.errors import BadInput
 from limner.pipeline import Model, load
 from limner.recipe import Recipe
 from limner.tasks.run import begin, length, paint, painting
-from limner.tasks.task import Painted
+from limner.tasks.task import Painted, fetch
 from limner.types import Step
 
 Make = Callable[..., Path]
@@ -95,7 +96,7 @@ def test_the_recipe_names_the_picture_by_its_digest(model: Model, picture: Make)
     [
         ({"image": ""}, "no picture was given to edit"),
         ({"image": "none.png"}, "none.png does not exist"),
-        ({"width": 128}, "an edit keeps the size of its picture, 64x64; 128x64 was asked for"),
+        ({"width": 128}, "the size of edit follows from its picture: 64x64; 128x64 was asked for"),
         ({"strength": 1.5}, "strength should be"),
         ({"window": 100}, "tiles of 100 pixels"),
     ],
@@ -121,3 +122,32 @@ def test_a_checkpoint_that_starts_from_a_picture_wants_one(kind: str, tmp_path: 
         paint(model, begin(model, prompt="a cat", width=64, height=64, steps=1, controls=controls))
     one = edited(model, tmp_path / "it.png", steps=1, **({"controls": controls} if kind == "depth" else {}))
     assert one.image.size == (64, 64)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 300), (700, 3)])
+def test_a_strip_is_not_enlarged_beyond_reason(model: Model, picture: Make, width: int, height: int):
+    path = picture(8, 8, "RGB")
+    drawn(64, 64, "RGB").resize((width, height)).save(path)
+    one = edited(model, path, steps=1)
+    assert one.image.size == (width, height)
+    assert max(one.picture.shape[1:]) <= max(128, width + 16, height + 16)
+
+
+@pytest.mark.parametrize("task", ["edit", "inpaint", "outpaint", "upscale"])
+def test_no_task_that_starts_from_a_picture_takes_another_size(model: Model, picture: Make, task: str):
+    wishes = {"task": task, "image": str(picture(64, 48)), "mask": "0,0,9,9", "extend": (8, 0, 0, 0)}
+    recipe = begin(model, **wishes)
+    assert begin(model, **recipe.model_dump()) == recipe
+    with pytest.raises(BadInput, match=f"the size of {task} follows from its picture"):
+        begin(model, **wishes | {"width": 16})
+
+
+def test_pictures_of_a_sequence_share_the_networks_beside_them(model: Model, picture: Make):
+    """Of two recipes that differ in the picture alone, only that is read again."""
+    first, second = (
+        begin(model, task="edit", image=str(picture(64, 64, name=name)), steps=1) for name in ("a.png", "b.png")
+    )
+    here = replace(fetch(first, model), upscaler="any network")
+    again = fetch(second, model, (first, here))
+    assert again.upscaler == "any network" and again.original is not here.original
+    assert fetch(first, model, (first, here)) is here

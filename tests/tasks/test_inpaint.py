@@ -9,8 +9,10 @@ from tests.conftest import tiny_net, tiny_nets, write_single
 from tests.tasks.conftest import CPU, drawn
 
 from limner.errors import BadInput
+from limner.image import read_original
 from limner.pipeline import Model, load
 from limner.tasks.canvas import spread
+from limner.tasks.masks import fill_of
 from limner.tasks.run import begin, painting
 
 Make = Callable[..., Path]
@@ -123,3 +125,42 @@ def test_only_masked_works_at_the_models_own_size(model: Model, picture: Make, t
     one = events[-1][0]
     assert max(one.picture.shape[1:]) == max(model.defaults.size)
     assert one.image.size == (300, 200)
+
+
+def test_what_an_opaque_family_paints_where_it_was_clear_is_seen(painter, picture: Make):
+    """Elsewhere such a family keeps the picture's own alpha."""
+    path = picture(64, 64)
+    old = np.asarray(Image.open(path))
+    clear = old[..., 3] == 0
+    assert (made(painter("sd15"), path, mask="alpha", feather=0)[clear, 3] == 255).all()
+    corner = made(painter("sd15"), path, mask="0,0,6,6", feather=0)
+    assert (corner[:6, :6, 3] == 255).all() and np.array_equal(corner[6:], old[6:])
+    kept = made(painter("sd15"), path, mask="0,0,64,64", feather=0)
+    assert np.array_equal(kept[..., 3], old[..., 3])
+    wider = made(painter("sd15"), path, task="outpaint", extend=(24, 0, 0, 0))
+    assert (wider[:, :8, 3] == 255).all() and np.array_equal(wider[:, 24:], old)  # it fades in from a clear border
+
+
+def test_at_strength_0_the_border_is_drawn_out(model: Model, picture: Make):
+    path = picture(64, 64, "RGB")
+    new, old = made(model, path, task="outpaint", extend=(16, 0, 0, 8), strength=0), np.asarray(Image.open(path))
+    assert np.array_equal(new, np.pad(old, ((0, 8), (16, 0), (0, 0)), mode="edge"))
+
+
+def test_what_a_jpeg_leaves_around_a_mask_is_no_mask(picture: Make, tmp_path: Path):
+    light = np.zeros((64, 64), np.uint8)
+    light[16:40, 24:48] = 255
+    Image.fromarray(light).save(tmp_path / "mask.jpg", quality=80)
+    found = fill_of(str(tmp_path / "mask.jpg"), read_original(picture(64, 64)))
+    assert np.array_equal(found.numpy() > 0, light > 0) and float(found[16:40, 24:48].min()) > 0.9
+
+
+def test_what_memory_would_not_hold_is_refused(model: Model, picture: Make):
+    path = str(picture(64, 64))
+    for wishes in (
+        {"task": "outpaint", "image": path, "extend": (60_000, 0, 60_000, 0)},
+        {"task": "tile", "width": 2**14, "height": 2**14},
+        {"task": "paint", "width": 2**12, "height": 2**12, "hires": 8},
+    ):
+        with pytest.raises(BadInput, match="at most 67,108,864 pixels are made"):
+            begin(model, **wishes)

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from limner.diffusion.samplers import SAMPLERS
-from limner.errors import BadInput, UnknownName
+from limner.errors import BadInput, LimnerError, UnknownName
 from limner.pipeline import Model
 from limner.tasks.run import BATCH, Painted, begin, best, paint, painting, run
 from limner.types import Step
@@ -106,3 +108,32 @@ def test_a_picture_finished_is_whole(model: Model):
     one = next(event[0] for event in painting(model, small(model)) if isinstance(event, list))
     assert isinstance(one, Painted) and one.picture.shape == (4, 64, 64)
     assert one.picture.min() >= 0 and one.picture.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ({"fast_decode": True}, "no tiny decoder"),
+        ({"window": 70}, "tiles of 70 pixels"),
+        ({"regions": [{"box": "lft:0-1", "prompt": "a"}]}, "did you mean left"),
+        ({"task": "tile", "width": 1001, "height": 1024}, "multiples of 16, not 1001x1024"),
+    ],
+)
+def test_what_only_a_walk_would_find_out_is_refused_before_it(model: Model, wishes: dict, said: str):
+    with pytest.raises(LimnerError, match=said):
+        begin(model, **{"prompt": "a cat"} | wishes)
+
+
+def test_a_region_has_the_style_of_its_own_picture(model: Model):
+    recipe = small(model, regions=[{"box": "left:0-0.5", "prompt": "a dog"}])
+    both = [recipe.but(style=style) for style in model.family.styles[:2]]
+    together = [one.picture for event in painting(model, both) if isinstance(event, list) for one in event]
+    for one, picture in zip(both, together, strict=True):
+        assert torch.allclose(picture, paint(model, one)[0], atol=NEAR)
+
+
+def test_a_refiner_ends_the_second_pass_too(model: Model, tiny_folder: Path):
+    """With the same weights on both sides of the handover, the picture is that of one model."""
+    recipe = small(model, hires=1.5, hires_strength=1.0)
+    handed = paint(model, recipe.but(refiner=str(tiny_folder), refine_at=0.4))
+    assert torch.allclose(handed, paint(model, recipe), atol=NEAR)

@@ -41,3 +41,8 @@ def test_a_morph_begins_and_ends_where_it_was_told(model: Model, toward: str | N
 def test_a_morph_of_one_frame_is_refused(model: Model):
     with pytest.raises(BadInput, match="2 frames or more"):
         morphed(begin(model, **SMALL), "a dog", None, 1)
+
+
+def test_a_morph_to_where_it_begins_is_refused(model: Model):
+    with pytest.raises(BadInput, match="lead nowhere"):
+        morphed(begin(model, **SMALL), "a cat", 3, 4)

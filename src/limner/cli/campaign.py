@@ -56,7 +56,7 @@ def campaign(
 
     from limner.tasks.run import begin, length
 
-    stamp = Stamp(str(logo or ""), text, at, size=text_size, font=str(font or ""))
+    stamp = Stamp(str(logo or ""), text, at, size=2 * text_size, font=str(font or ""))
     weights = hashlib.sha256(repr(sorted(model.digests.items())).encode()).hexdigest()
 
     def recipe(wish: dict[str, Any]) -> Recipe:

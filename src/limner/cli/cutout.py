@@ -24,7 +24,8 @@ def cutout(
     picture: Annotated[Path, Parameter(help="The picture.")],
     *,
     out: Annotated[
-        Path | None, Parameter(name=("--out", "-o"), help="Where to: PNG, WebP or TIFF; PICTURE-cutout.png by default.")
+        Path | None,
+        Parameter(name=("--output", "--out", "-o"), help="Where to: PNG, WebP or TIFF; PICTURE-cutout.png by default."),
     ] = None,
     method: Annotated[
         Literal["auto", "alpha", "ground", "mask"],
@@ -43,7 +44,9 @@ def cutout(
     No network looks at the picture: an even or smoothly changing ground is told from the border and taken away as far
     as it hangs together; edges become soft and lose its colour. A busy ground is refused: that wants a mask.
     """
-    out = out or picture.with_name(f"{picture.stem}-cutout.png")
+    name = f"{picture.stem}-cutout.png"
+    out = out or picture.with_name(name)
+    out = out / name if out.is_dir() else out
     from limner.image import kind_of, open_picture, read_original, save_picture, to_pil
     from limner.tasks.cutout import cutout as cut
 

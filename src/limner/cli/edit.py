@@ -46,6 +46,10 @@ def edit(
     prompt as an instruction. Every picture of a sequence is changed with the same noise.
     """
     if image_sequence:
+        if count != 1 or (out and out.as_json):
+            raise BadInput(
+                "a sequence is edited once, and its files are told by name: --count and --json do not go with it"
+            )
         own: dict[str, Any] = {"prompt": prompt, "strength": strength, "image_cfg": image_cfg}
         _sequence(picture, own, wishes, out or Output(), rate, bits, max_pixels, device)
     else:
@@ -151,8 +155,14 @@ def _sequence(
 
     with allowing(max_pixels):
         recipes = [begin(model, **fields | {"image": str(file)}) for file in files]
+        sizes = [(recipe.width, recipe.height) for recipe in recipes]
+        if other := next((i for i, size in enumerate(sizes) if size != sizes[0]), 0):
+            found, wanted = ("{}x{}".format(*sizes[i]) for i in (other, 0))
+            raise BadInput(
+                f"{files[other]} is {found} and {files[0]} {wanted}; the pictures of a sequence have one size"
+            )
         said = f"{own['prompt']}, seed {recipes[0].seed}, changed by a trained model with Limner"
-        film(model, recipes, output, rate, bits, said, out.quiet)
+        film(model, recipes, output, rate, bits, said, out.quiet, not out.no_metadata)
 
 
 def _make(

@@ -44,12 +44,15 @@ def find(
     """
     if count < 1:
         raise BadInput(f"--count should be 1 or more, not {count}")
+    from limner.image import kind_of
     from limner.looker import find_looker
     from limner.place import find_place
     from limner.tasks.find import open_index, query, refreshed
 
     if not folder.is_dir():
         raise BadInput(f"{folder} is no folder" if folder.exists() else f"{folder} does not exist")
+    if sheet:
+        kind_of(sheet)
     looker = find_looker(model, find_place(cast(Any, device)))
     wanted = query(looker, words, like)
     book = open_index(folder, looker, index)
@@ -94,8 +97,12 @@ def _watched(events: Iterable[Progress]) -> Iterator[Progress]:
 def _draw(found: list[tuple[Path, float]], sheet: Path) -> None:
     from limner.board import contact_sheet
     from limner.image import open_picture, save_picture
+    from limner.provenance.metadata import chunks, is_marked
 
     pictures = [open_picture(path) for path, _ in found]
     labels = [f"{path.name}  {score:.2f}" for path, score in found]
     image = contact_sheet(pictures, labels, min(COLUMNS, len(found)))
-    print(f"sheet: {plain(str(save_picture(image, sheet, None, b'', b'')))}", file=sys.stderr)
+    parts = chunks(None) if any(map(is_marked, pictures)) else None
+    told = (parts.png, parts.exif, parts.xmp) if parts else (None, b"", b"")
+    saved = save_picture(image, sheet, *told)
+    print(f"sheet: {plain(str(saved))}", file=sys.stderr)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from limner.cli.making import Wishes, batches, flag, ready, sides
+from limner.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from limner.recipe import Recipe
 
 
 def grid(
@@ -42,6 +49,8 @@ def grid(
     from limner.tasks.grid import parse_axis
 
     kind_of(output)
+    if side < 0:
+        raise BadInput(f"--side should be 0 or more, not {side}")
     base = Recipe.of({name: value for name, value in fields.items() if name != "seed"})
     axes = [parse_axis(text, base) for text in (x, y, z) if text]
     model, fields = ready(fields, device)
@@ -49,14 +58,18 @@ def grid(
     from limner.tasks.run import begin
     from limner.tasks.task import load_for
 
-    plot = span(begin(model, **fields), axes)
+    base = begin(model, **fields)
+    plot = span(base, axes)
+    blank = {cell.at: _blank(cell.recipe) for cell in plot.cells}
+    plot.draw(blank, prompt, side, stacked, font)  # what cannot be drawn is told before anything is painted
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for cell in plot.cells:
         groups.setdefault(_loads(cell.recipe), []).append(cell)
     pictures, files = {}, {}
-    for cells in groups.values():
-        own = cells[0].recipe
-        model = model if _loads(own) == _loads(begin(model, **fields)) else load_for(own, model.place)
+    mine = _loads(base)
+    for key in sorted(groups, key=lambda key: key != mine):  # the model that is here comes first, and may go
+        cells = groups[key]
+        model = model if key == mine else load_for(cells[0].recipe, model.place)
         recipes = [begin(model, **cell.recipe.model_dump()) for cell in cells]
         made = (one for finished, _ in batches(model, recipes, quiet) for one in finished)
         for cell, one in zip(cells, made, strict=True):
@@ -71,6 +84,14 @@ def grid(
     path = save_picture(drawn, output, parts.png, parts.exif, parts.xmp)
     told = written(path.with_suffix(".json"), lambda file: file.write(plot.to_json(files).encode()))
     print(f"{path}\n{told}" if quiet else f"{path}  {len(pictures)} pictures\n{told}")
+
+
+@cache
+def _blank(recipe: Recipe) -> Image.Image:
+    """A picture of the size that a recipe's will have."""
+    from PIL import Image
+
+    return Image.new("RGBA", (round(recipe.width * recipe.hires), round(recipe.height * recipe.hires)))
 
 
 def _loads(recipe: Any) -> tuple[Any, ...]:

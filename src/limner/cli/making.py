@@ -148,7 +148,8 @@ class Output:
         if file := self.file():
             return file if alone else file.with_stem(f"{file.stem}-{seed}")
         words = slug(recipe.prompt) if recipe.prompt or not recipe.image else recipe.task
-        name = f"{Path(recipe.image).stem}-{words}" if recipe.image else words
+        stem = Path(recipe.image).stem.encode()[:120].decode(errors="ignore")  # a name has 255 bytes, words 48
+        name = f"{stem}-{words}" if recipe.image else words
         return Path(self.output).expanduser() / f"{name}-{seed}.png"
 
     def keep(self, finished: Sequence[Painted], model: Model, seconds: float, alone: bool) -> None:
@@ -257,9 +258,21 @@ def batches(model: Model, recipes: Sequence[Recipe], quiet: bool = False) -> Ite
                 begun = time.monotonic()
 
 
-def film(model: Model, recipes: Sequence[Recipe], path: Path, rate: float, bits: int, said: str, quiet: bool) -> None:
-    """Make the pictures of all recipes, one after another, into a sequence, and tell how much it flickers."""
-    from limner.film import Flicker, write_sequence
+def film(
+    model: Model,
+    recipes: Sequence[Recipe],
+    path: Path,
+    rate: float,
+    bits: int,
+    said: str,
+    quiet: bool,
+    words: bool = True,
+) -> None:
+    """Make the pictures of all recipes, one after another, into a sequence, and tell how much it flickers.
+
+    Numbered pictures carry each its own recipe, a film that of the first; words=False leaves them out.
+    """
+    from limner.film import Flicker, Told, write_sequence
     from limner.image import from_pil
     from limner.provenance.metadata import Receipt, chunks
 
@@ -272,8 +285,13 @@ def film(model: Model, recipes: Sequence[Recipe], path: Path, rate: float, bits:
                 flicker.see(frame)
                 yield frame
 
-    parts = chunks(Receipt.of(recipes[0], model))
-    for file in write_sequence(pictures(), path, rate, bits, said, parts.png, parts.exif, parts.xmp):
+    def told(i: int) -> Told:
+        parts = chunks(Receipt.of(recipes[i], model), words)
+        return Told(said if words else "made by a trained model with Limner", parts.png, parts.exif, parts.xmp)
+
+    first = told(0)
+    packs = (first.comment, first.png, first.exif, first.xmp)
+    for file in write_sequence(pictures(), path, rate, bits, *packs, each=told):
         print(file, flush=True)
     if not quiet:
         print(f"{len(recipes)} frames, seed {recipes[0].seed}, flicker {flicker.value:.3f}")

@@ -42,12 +42,15 @@ def sheet(
     fields = sides(size) | (wishes or Wishes()).fields()
     model, fields = ready(fields, device)
 
+    from PIL import Image
+
     from limner.image import from_pil, to_pil
     from limner.provenance.metadata import chunks
     from limner.tasks.cutout import cutout
     from limner.tasks.run import begin, several
     from limner.tasks.sheet import sheet as lay
 
+    lay([Image.new("RGBA", (1, 1))], ["try"], columns, padding, not untrimmed, extrude)  # refuses before it is painted
     recipes = [one for text in prompts for one in several(begin(model, **fields | {"prompt": text}), count)]
     opaque = model.family.latent.pixels == 3
     pictures = []

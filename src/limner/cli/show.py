@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(
-    picture: Annotated[Path, Parameter(help="A PNG, WebP or JPEG file.")],
+    picture: Annotated[Path, Parameter(help="A PNG, WebP, JPEG or TIFF file.")],
     *,
     json: Annotated[bool, Parameter(help="Print it as JSON.")] = False,
 ) -> None:
@@ -22,7 +22,7 @@ def show(
     from limner.image import open_picture
     from limner.provenance.metadata import is_marked, own_text, parameters_of, read_receipt
 
-    image = open_picture(picture)
+    image = open_picture(picture, moving=True)
     receipt = read_receipt(image, picture) if own_text(image) is not None else None
     words, marked = parameters_of(image), is_marked(image)
     if json:

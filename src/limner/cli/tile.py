@@ -39,6 +39,8 @@ def tile(
         raise BadInput(f"--count should be 1 or more, not {count}")
     if axis not in ("xy", "x", "y"):
         raise BadInput(f"--axis should be xy, x or y, not {axis!r}")
+    if not 0 <= relief <= 100:
+        raise BadInput(f"--relief should be from 0 to 100, not {relief:g}")
     fields = {"task": "tile", "prompt": prompt, "seamless": axis} | sides(size) | (wishes or Wishes()).fields()
     model, fields = ready(fields, device)
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from limner.cli.making import CHANCE, Output, Wishes, film, flag, keep_all, ready, sides
+from limner.cli.making import CHANCE, Output, Wishes, batches, film, flag, keep_all, ready, sides
 from limner.errors import BadInput
+
+if TYPE_CHECKING:
+    from limner.pipeline import Model
+    from limner.recipe import Recipe
+
+# of the recipe of a picture that is varied as it is: what painted it, and what was said
+WORDS = ("model", "parts", "partial", "prediction", "embeddings", "prompt", "negative", "style", "syntax", "clip_skip")
 
 
 def vary(
@@ -25,8 +32,8 @@ def vary(
 ) -> None:
     """Make variations of a picture: limner vary a-red-apple-7.png -n 8 --amount 0.3
 
-    A picture that carries a recipe of Limner's is painted again from noise that leans to other seeds. Any other is
-    noised by the amount and painted to its end; --look lets an IP-Adapter see it meanwhile.
+    A picture that was painted from a recipe of Limner's is painted again from noise that leans to other seeds. Any
+    other is noised by the amount and painted to its end; --look lets an IP-Adapter see it meanwhile.
     """
     if count < 1:
         raise BadInput(f"--count should be 1 or more, not {count}")
@@ -40,18 +47,30 @@ def vary(
 
     image = open_picture(picture)
     stored = None if pixels or own_text(image) is None else read_receipt(image, picture).recipe
-    first = given.pop("seed", None) if stored else None
-    if stored is not None and stored.task in ("paint", "tile") and not prompt:
-        fields = stored.model_dump() | given
-        model, fields = ready(fields, device)
+    if stored is not None and stored.task in ("paint", "tile") and not (stored.variation or prompt):
+        first = given.pop("seed", -1)
+        if first < -1:
+            raise BadInput(f"--seed should be 0 or more, or -1 for any, not {first}")
+        model, fields = ready(stored.model_dump() | given, device)
         from limner.tasks.run import begin
 
-        start = secrets.randbelow(CHANCE) if first in (None, -1) else int(first)
-        return keep_all(model, variations(begin(model, **fields), amount, count, start), out)
-    model, fields = ready(retouched(picture, prompt, amount) | given, device)
+        start = secrets.randbelow(CHANCE) if first == -1 else first
+        own = begin(model, **fields)
+        own = own.but(seed=_kept(model, stored)) if stored.best_of > 1 else own
+        return keep_all(model, variations(own, amount, count, start), out)
+    words = {name: getattr(stored, name) for name in WORDS} if stored else {}
+    model, fields = ready(words | retouched(picture, prompt or words.get("prompt", ""), amount) | given, device)
     from limner.tasks.run import begin, several
 
     return keep_all(model, several(begin(model, **fields), count), out)
+
+
+def _kept(model: Model, recipe: Recipe) -> int:
+    """The seed of a picture that was the best of several: they are painted again, for it is written nowhere."""
+    from limner.tasks.run import begin
+
+    again = begin(model, **recipe.model_dump() | {"seed": recipe.seed})
+    return next(one.seed for finished, _ in batches(model, [again], quiet=True) for one in finished)
 
 
 def morph(

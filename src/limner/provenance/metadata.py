@@ -77,13 +77,18 @@ def parameters(receipt: Receipt) -> str:
         "Seed": r.seed,
         "Size": f"{r.width}x{r.height}",
         "Model": r.model,
-        "RNG": "CPU",
+        "RNG": r.noise.upper(),
+        "Clip skip": r.clip_skip or None,
+        "Denoising strength": f"{r.strength:g}" if r.image else f"{r.hires_strength:g}" if r.hires > 1 else None,
+        "Hires upscale": f"{r.hires:g}" if r.hires > 1 else None,
+        "Variation seed": r.subseed if r.variation else None,
+        "Variation seed strength": f"{r.variation:g}" if r.variation else None,
+        "Tiling": True if r.seamless else None,
+        "Style": r.style,
         "Version": f"limner {receipt.version}",
     }
-    if r.style:
-        settings["Style"] = r.style
     lines = [r.prompt, *([f"Negative prompt: {r.negative}"] if r.negative else [])]
-    return "\n".join([*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items())])
+    return "\n".join([*lines, ", ".join(f"{n}: {_quoted(value)}" for n, value in settings.items() if value)])
 
 
 def _quoted(value: object) -> str:

@@ -29,9 +29,8 @@ def of_size(wishes: dict[str, Any], width: int, height: int) -> dict[str, Any]:
     """The fields of a size that follows from the picture, which is no matter of wishes."""
     asked = (wishes.get("width", width), wishes.get("height", height))
     if asked != (width, height):
-        raise BadInput(
-            f"the size of {wishes['task']} follows from its picture: {width}x{height}; {asked[0]}x{asked[1]} was asked for"
-        )
+        task, wanted = wishes["task"], f"{asked[0]}x{asked[1]}"
+        raise BadInput(f"the size of {task} follows from its picture: {width}x{height}; {wanted} was asked for")
     return {"width": width, "height": height}
 
 

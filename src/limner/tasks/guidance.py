@@ -87,7 +87,7 @@ def guidance(
         return base
     parts = []
     for region in boss.regions:
-        own = hear([region.prompt], style[:1])
+        own = hear([region.prompt] * len(recipes), style)
         off = hear([region.negative], [None], away=True)[0] if region.negative else unwanted
         mask = region_mask(region.box, *shape[1:]).to(model.place.device)
         parts.append((mask, denoiser(Talk(tuple(own), off, boss.cfg_scale)), region.weight))
@@ -126,10 +126,18 @@ def _blended(told: list[Said], share: float) -> list[Said]:
 
 def _tiles(model: Model, recipe: Recipe, shape: tuple[int, int, int]) -> list[Window] | None:
     """The windows that a picture is painted in; None where it is painted whole."""
-    factor, step = model.family.latent.factor, model.family.latent.multiple
+    factor = model.family.latent.factor
     paints = model.family.sizes[1] if model.convolves or not recipe.seamless else max(model.defaults.size)
     if not recipe.window and max(shape[1:]) * factor <= paints:
         return None
+    side, overlap = tile_of(model, recipe)
+    around = {"wrap_x": "x" in recipe.seamless, "wrap_y": "y" in recipe.seamless}
+    return windows(*shape[1:], side // factor, overlap // factor, **around)
+
+
+def tile_of(model: Model, recipe: Recipe) -> tuple[int, int]:
+    """The side of a tile and what neighbours share, in pixels; refuses what is off the family's grid."""
+    step = model.family.latent.multiple
     side = recipe.window or min(model.defaults.size)
     overlap = recipe.overlap or side // 4 // step * step or step
     if side % step or overlap % step or overlap >= side:
@@ -137,8 +145,7 @@ def _tiles(model: Model, recipe: Recipe, shape: tuple[int, int, int]) -> list[Wi
             f"tiles of {side} pixels that share {overlap} were asked for; {model.family.name} takes multiples of "
             f"{step}, the second below the first"
         )
-    around = {"wrap_x": "x" in recipe.seamless, "wrap_y": "y" in recipe.seamless}
-    return windows(*shape[1:], side // factor, overlap // factor, **around)
+    return side, overlap
 
 
 def _guided(

@@ -22,8 +22,8 @@ from limner.tasks.task import TASKS, Beside, Prepared, Task, affordable
 
 def likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
     width, height = model.defaults.size
-    factor = float(wishes.get("hires", 1.0))
-    affordable(factor * wishes.get("width", width), factor * wishes.get("height", height), "the picture")
+    if (factor := float(wishes.get("hires", 1.0))) > 1:
+        affordable(factor * wishes.get("width", width), factor * wishes.get("height", height), "the enlarged picture")
     return {"width": width, "height": height}
 
 
@@ -76,7 +76,7 @@ def from_noise(
     if boss.refiner:
         if beside.refiner is None:
             raise BadInput(f"the recipe hands over to {boss.refiner!r}, which is not loaded")
-        decoder = beside.refiner
+        decoder = replace(beside.refiner, around=model.around)
         alone = replace(beside, controls=(), pictures=())  # those were made for the other UNet
         handover = stations[round(boss.refine_at * boss.steps)]
         denoiser = staged([(handover, denoiser), (0.0, guidance(decoder, recipes, stations, shape, alone))])

@@ -20,7 +20,9 @@ from limner.errors import BadInput
 from limner.models.text.prompt import parse
 from limner.pipeline import Model
 from limner.recipe import Recipe
+from limner.regions import parse_box
 from limner.tasks.canvas import Canvas
+from limner.tasks.guidance import tile_of
 from limner.tasks.task import TASKS, Beside, Painted, Prepared, digests, fetch
 from limner.types import Step
 
@@ -44,6 +46,12 @@ def begin(model: Model, /, **wishes: Any) -> Recipe:
     if recipe.task == "paint":
         model.latent_shape(recipe.height, recipe.width)
     model.style_number(recipe.style)
+    for region in recipe.regions:
+        parse_box(region.box)
+    if recipe.window or recipe.overlap:
+        tile_of(model, recipe)
+    if recipe.fast_decode:
+        model.tiny  # noqa: B018  refuses where there is none
     if recipe.best_of > 1:
         if not recipe.prompt:
             raise BadInput("best_of keeps the picture that is most like the prompt, and the prompt is empty")
@@ -108,7 +116,7 @@ def length(recipe: Recipe) -> int:
     """How many steps a recipe walks."""
     whole = recipe.steps
     if recipe.task in ("paint", "tile"):
-        more = recipe.hires_strength if recipe.hires > 1 else 0.0
+        more = recipe.hires_strength if recipe.hires > 1 and recipe.task == "paint" else 0.0
         return whole + (max(1, round(more * whole)) if more else 0)
     return max(1, round(recipe.strength * whole)) if recipe.strength else 0
 
@@ -122,15 +130,13 @@ def painting(
     loaded already; it is the same for all of them.
     """
     wanted = several(recipes, count) if isinstance(recipes, Recipe) else list(recipes)
-    loaded: tuple[object, Beside] | None = (None, beside) if beside else None
+    before: tuple[Recipe, Beside] | None = None
     tried: list[tuple[Recipe, Tensor, Prepared]] = []
     done = 0
     for group in walks(wanted):
-        names = _named(group[0])
-        if beside is None and (loaded is None or loaded[0] != names):
-            loaded = (names, fetch(group[0], model))
-        assert loaded is not None
-        start = prepare(model, group, loaded[1])
+        here = beside or fetch(group[0], model, before)
+        before = (group[0], here)
+        start = prepare(model, group, here)
         while True:
             step = None
             for step in _walk(model, group[0], start):
@@ -149,11 +155,6 @@ def painting(
             finished.append(Painted(own, picture, tries.seed, _back(end)))
             tried, done = tried[many:], done + 1
         yield finished
-
-
-def _named(recipe: Recipe) -> object:
-    """What `fetch` reads of a recipe."""
-    return (recipe.refiner, recipe.image, recipe.mask, recipe.upscaler, recipe.controls, recipe.picture_prompts)
 
 
 def _seen(model: Model, recipe: Recipe, start: Prepared, x: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,19 @@ def load_for(recipe: Recipe, place: Place) -> Model:
     return load(recipe.model, place, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings)
 
 
-def fetch(recipe: Recipe, model: Model) -> Beside:
-    """Load what a recipe names beside its model; a file that is not the one it names is refused."""
+def fetch(recipe: Recipe, model: Model, before: tuple[Recipe, Beside] | None = None) -> Beside:
+    """Load what a recipe names beside its model; a file that is not the one it names is refused.
+
+    before: another recipe and what was loaded for it; what both name is taken from there.
+    """
+    if before and _named(before[0]) == _named(recipe):
+        return before[1]
     original = mask = None
     if recipe.image:
         original = read_original(same(recipe.image, recipe.image_sha256))
         mask = read_mask(recipe, original) if recipe.mask else None
+    if before and _named(before[0])[2:] == _named(recipe)[2:]:  # the same networks
+        return replace(before[1], original=original, mask=mask)
     shown = {one: same(one.image.removeprefix(EDGES), one.image_sha256) for one in recipe.controls}
     depths = [file for one, file in shown.items() if one.net == "depth"]
     if depths and model.variant != "depth":
@@ -113,6 +120,11 @@ def fetch(recipe: Recipe, model: Model) -> Beside:
         read_original(depths[0]).picture[None] if depths else None,
         tuple(_look(one, model) for one in recipe.picture_prompts),
     )
+
+
+def _named(recipe: Recipe) -> tuple[object, ...]:
+    """What `fetch` reads of a recipe: two pictures, then networks."""
+    return recipe.image, recipe.mask, recipe.refiner, recipe.upscaler, recipe.controls, recipe.picture_prompts
 
 
 def _look(one: PicturePrompt, model: Model) -> tuple[Tensors, Tensors]:

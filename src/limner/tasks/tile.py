@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from limner.errors import BadInput
 from limner.pipeline import Model
 from limner.recipe import Recipe
 from limner.tasks.paint import from_noise
@@ -14,8 +15,9 @@ from limner.tasks.task import TASKS, Beside, Prepared, Task, affordable
 
 def likes(model: Model, wishes: dict[str, Any]) -> dict[str, Any]:
     width, height = model.defaults.size
-    affordable(wide := wishes.get("width", width), high := wishes.get("height", height), "the texture")
-    _shape(model, high, wide)
+    size = wishes.get("width", width), wishes.get("height", height)
+    affordable(*size, "the texture")
+    _shape(model, *size[::-1])
     return {"width": width, "height": height, "seamless": "xy"}
 
 
@@ -29,9 +31,13 @@ def prepare(model: Model, recipes: Sequence[Recipe], beside: Beside) -> Prepared
 
 def _shape(model: Model, height: int, width: int) -> tuple[int, int, int]:
     """C h w of a texture's latents, which may be larger than the family paints whole; refuses what is off its grid."""
-    most, step, factor = model.family.sizes[1], model.family.latent.multiple, model.family.latent.factor
-    channels, *_ = model.latent_shape(*(side if side <= most else most - -side % step for side in (height, width)))
-    return channels, height // factor, width // factor
+    most, spec = model.family.sizes[1], model.family.latent
+    if max(height, width) > most and (height % spec.multiple or width % spec.multiple):
+        raise BadInput(
+            f"the sides of a {model.family.name} texture are multiples of {spec.multiple}, not {width}x{height}"
+        )
+    channels, *_ = model.latent_shape(min(height, most), min(width, most))
+    return channels, height // spec.factor, width // spec.factor
 
 
 TASKS.add("tile", "texture")(Task(prepare, likes))

@@ -30,6 +30,8 @@ def morphed(first: Recipe, toward: str | None, seed: int | None, frames: int) ->
     """
     if frames < 2:
         raise BadInput(f"a morph has 2 frames or more, not {frames}")
+    if toward in (None, first.prompt) and seed in (None, first.seed):
+        raise BadInput("the way would lead nowhere: a morph wants a second prompt, or another seed to end with")
     made = []
     for i in range(frames):
         share = i / (frames - 1)
