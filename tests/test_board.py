@@ -48,6 +48,10 @@ def test_large_pictures_are_made_smaller_and_small_ones_are_not():
     assert shown(Image.new("L", (9, 4))).mode == "RGB"
 
 
+def test_sixteen_bits_are_scaled_and_not_cut_off():
+    assert shown(Image.new("I;16", (2, 2), 0x8000)).getpixel((0, 0)) == (128, 128, 128)
+
+
 def test_checks_show_where_a_picture_is_clear():
     found = shown(Image.new("RGBA", (32, 32), (255, 0, 0, 0)))
     assert {pixel for _, pixel in found.getcolors()} == set(CHECKS)

@@ -81,6 +81,8 @@ def _fitting(text: str, font: Font, width: float) -> int:
 
 def shown(picture: Image.Image, side: int = 0) -> Image.Image:
     """The picture in RGB with checks behind what is clear; no side longer than `side`, where that is not 0."""
+    if picture.mode.startswith("I;16"):  # Pillow would cut sixteen bits off at 255
+        picture = picture.point(lambda value: value / 256).convert("L")
     image = picture.convert("RGBA")
     if side and max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)  # Pillow premultiplies alpha for it
@@ -234,7 +236,7 @@ def overlay(
     picture = image.convert("RGBA")
     short = min(picture.size)
     margin = round(short / 25) if margin < 0 else margin
-    size = size or max(8, round(short / 8))
+    size = size or max(24 if text else 8, round(short / 8))  # words of 12 pixels can be read
     room = (picture.width - 2 * margin, picture.height - 2 * margin)
     if min(room) < 1:
         raise BadInput(f"a margin of {margin} pixels leaves no room in {picture.width} x {picture.height}")
