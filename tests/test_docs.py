@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("src/limner/data/*/README.md"))]
 SURFACE = {
     "__version__", "load", "Model", "Recipe", "Noise", "Cond", "Step", "LimnerError", "guided", "times", "SAMPLERS",
-    "SCHEDULES", "paint", "run", "begin", "painting", "describe", "to_pil",
+    "SCHEDULES", "paint", "run", "begin", "painting", "describe", "to_pil", "Client",
 }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ FLOORS: list[set[str]] = [
     | {"looker", "picture_prompt", "film", "board", "seams"},
     {"tasks", "train", "evaluate", "intake"},
     {"provenance", "governance", "audit"},
-    {"scale", "serve", "cli"},
+    {"scale", "serve", "client"},
+    {"cli"},
 ]
 SHARED = [0, 4]  # floors of single files, which make one room
 DOORS = {"evaluate": {"limner.train.data", "limner.train.splits", "limner.train.captions"}}  # judged on the same data

@@ -20,6 +20,7 @@ _SURFACE = {
     "painting": "limner.tasks.run",
     "describe": "limner.tasks.describe",
     "to_pil": "limner.image",
+    "Client": "limner.client",
 }
 __all__ = ["__version__", *_SURFACE]
 

@@ -38,6 +38,7 @@ COMMANDS = {  # name -> where it is, and what help says of it without looking th
     "describe": ("limner.cli.describe:describe", "Say in words what is in a picture."),
     "models": ("limner.cli.models:models", "List the models that are here."),
     "samplers": ("limner.cli.samplers:samplers", "List the samplers and the schedules."),
+    "serve": ("limner.cli.serve:app", "Serve a page that paints, and an API."),
     "doctor": ("limner.cli.doctor:doctor", "Check this machine and what is installed."),
     "train": ("limner.cli.train:app", "Train the networks of a model on your own pictures."),
     "evaluate": ("limner.cli.evaluate:evaluate", "Judge a model by numbers and by a sheet of pictures."),

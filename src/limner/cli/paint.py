@@ -32,6 +32,7 @@ def paint(
     wildcards: Annotated[Path | None, flag("A folder of .txt files for __name__ in prompts.", "--wildcards")] = None,
     repeat: Annotated[Path | None, flag("Repeat a picture's recipe; flags beside it change it.", "--from")] = None,
     out: Output | None = None,
+    server: Annotated[str, flag("Let a running `limner serve` paint: its address.", "--server")] = "",
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
 ) -> None:
     """Paint pictures from words: limner paint "a red apple"
@@ -51,10 +52,14 @@ def paint(
     own = {"hires": hires, "hires_strength": hires_strength, "upscaler": upscaler}
     fields = stored | {name: value for name, value in own.items() if value is not None}
     fields |= sides(size) | (wishes or Wishes()).fields()
+    if server:
+        from limner.cli.remote import paint_there
+
+        return paint_there(server, texts, fields, count, out)
     model, recipes = _recipes(texts, fields, count, device, wildcards)
     if receipt:
         _compare(receipt, model)
-    keep_all(model, recipes, out)
+    return keep_all(model, recipes, out)
 
 
 def _prompts(given: Iterable[str], file: Path | None) -> Iterator[str]:
