@@ -501,5 +501,6 @@ def test_a_killed_worker_is_started_again_and_the_job_finishes_once(bench: Bench
     asyncio.run(asyncio.wait_for(scene(), 90))
     done = bench.job(job.id)
     assert (done.state, done.attempt) == ("done", 2) and killed
-    assert same(bench.pictures(job), alone(tiny, job.wishes))
+    (found,), (wanted,) = bench.pictures(job), alone(tiny, job.wishes)
+    assert np.abs(np.asarray(found).astype(int) - wanted).max() <= 1  # other threads sum in another order
     assert len(list(bench.files.folder.rglob("*/*"))) == 1  # and nothing half-written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -28,7 +29,7 @@ from limner.types import Step
 
 BATCH = 8  # pictures that walk together; more would take memory and save no time
 BATCH_PIXELS = 2**21  # of all of them; larger ones walk in fewer
-OWN = {"prompt": "", "negative": "", "style": None, "seed": 0, "subseed": 0}  # what may differ inside a batch
+OWN = {"prompt", "negative", "style", "seed", "subseed"}  # what may differ inside a batch
 
 
 def begin(model: Model, /, **wishes: Any) -> Recipe:
@@ -88,12 +89,13 @@ def _walk(model: Model, recipe: Recipe, start: Prepared) -> Iterator[Step]:
 
 def several(recipe: Recipe, count: int) -> list[Recipe]:
     """The recipes of `count` pictures: picture i takes the seed that comes i after the recipe's, or i * best_of."""
-    return [recipe.but(seed=recipe.seed + i * recipe.best_of) for i in range(count)]
+    recipe.but(seed=recipe.seed + count * recipe.best_of - 1)  # the last seed that is tried is one, too
+    return [recipe.model_copy(update={"seed": recipe.seed + i * recipe.best_of}) for i in range(count)]
 
 
 def walks(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     """How `painting` goes about recipes: which of them, one for each seed that is tried, walk together."""
-    tried = [recipe.but(seed=recipe.seed + i) for recipe in recipes for i in range(recipe.best_of)]
+    tried = [r.model_copy(update={"seed": r.seed + i}) if i else r for r in recipes for i in range(r.best_of)]
     found = []
     for _, alike in groupby(tried, key=_kind):
         group = list(alike)
@@ -103,13 +105,19 @@ def walks(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     return found
 
 
-def _kind(recipe: Recipe) -> tuple[str, object]:
+def _kind(recipe: Recipe) -> tuple[object, ...]:
     """What recipes that may walk together have in common: all but plain words, or the very words, and seeds."""
     words = (recipe.prompt, recipe.negative, recipe.style)
-    parts = [parse(text, recipe.syntax, recipe.steps).parts for text in words[:2]]
-    plain = all(len(part) == 1 and len(part[0].stages) == 1 and part[0].weight == 1 for part in parts)
-    guided = bool(recipe.prompt or recipe.negative or recipe.style)
-    return recipe.model_copy(update=OWN).canonical(), guided if plain else words
+    plain = _plain(recipe.prompt, recipe.syntax, recipe.steps) and _plain(recipe.negative, recipe.syntax, recipe.steps)
+    others = (value for name, value in recipe if name not in OWN)
+    return (*others, any(words) if plain else words)
+
+
+@lru_cache(maxsize=1024)
+def _plain(words: str, syntax: str, steps: int) -> bool:
+    """Whether a prompt says one thing from the first step to the last."""
+    parts = parse(words, syntax, steps).parts
+    return len(parts) == 1 and len(parts[0].stages) == 1 and parts[0].weight == 1
 
 
 def length(recipe: Recipe) -> int:
