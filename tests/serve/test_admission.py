@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from limner import pipeline
@@ -88,6 +88,7 @@ def test_nothing_that_is_admitted_exceeds_the_budget(
     start=st.tuples(st.integers(16, 4096), st.integers(16, 4096)),
     more=st.sampled_from(["refiner", "controls", "parts", "upscaler"]),
 )  # fmt: skip
+@example(wishes={"width": 16, "height": 16, "task": "edit"}, start=(16, 681), more="refiner")
 def test_more_never_costs_less(wishes: dict[str, Any], start: tuple[int, int], more: str):
     before = estimate(wishes, SD15, KNOWN, start)
     added = {"refiner": "refiner", "controls": [{"net": "x"}], "parts": ["x"], "upscaler": "x"}[more]

@@ -85,7 +85,10 @@ def estimate(
     rows = max(1, min(BATCH, BATCH_PIXELS // pixels))
     at_once = 1 if _one_by_one(known) else rows
     decoded = TILE**2 if pixels > TILED else pixels
-    work = at_once * max(cost.walk * _walked(wishes, model, width, height), cost.decode * decoded) + cost.least
+    work = at_once * max(cost.walk * _walked(wishes, model, width, height), cost.decode * decoded)
+    if start is None and wishes.get("task") in MASKED:  # many small ones may take more than a large one in tiles
+        work = max(work, BATCH_PIXELS * max(cost.walk, cost.decode))
+    work += cost.least
     begun = start[0] * start[1] if start else LARGEST_START if wishes.get("image") else 0
     return PROCESS + weights(wishes, model, known) + work + KEPT * (rows * pixels + begun)
 
