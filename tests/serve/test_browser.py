@@ -40,7 +40,7 @@ HOSTILE = (
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no browser at {CHROMIUM}"),
-    pytest.mark.slow,  # minutes, and an end that overtakes an older answer still leaves the page waiting now and then
+    pytest.mark.slow,  # two minutes
 ]
 expect.set_options(timeout=PATIENCE)
 

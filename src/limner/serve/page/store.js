@@ -5,6 +5,7 @@ import { $ } from "./dom.js";
 
 export const known = { capabilities: null, models: [] };
 const living = new Map();  // id -> Job, queued or running
+const past = new Set();  // ids of jobs whose end was heard
 const heard = new Map();  // name -> listeners
 const ENDED = new Set(["done", "failed", "cancelled"]);
 
@@ -28,6 +29,7 @@ export function mood(name, text) {
 /** Take a job in as it now is; tell of its end once. */
 export function take(job) {
   if (ENDED.has(job.state)) {
+    past.add(job.id);
     if (living.delete(job.id)) emit("ended", job);
   } else {
     const before = living.get(job.id);
@@ -48,9 +50,11 @@ export function refresh(delay = 80) {
   }, delay);
 }
 
+/** Lists of the living may be older than an end that was heard while they were on their way: they start nothing again. */
 async function now() {
   const [works, waits] = await Promise.all([api.jobs({ state: "running", limit: 100 }), api.jobs({ state: "queued", limit: 200 })]);
   const found = new Map([...works, ...waits].map((job) => [job.id, job]));
+  for (const id of past) found.delete(id);
   const gone = [...living.keys()].filter((id) => !found.has(id));
   for (const job of found.values()) take(job);
   for (const id of gone) await settle(id);
