@@ -20,11 +20,11 @@ from limner.models.controlnet import ControlNet
 from limner.models.t2i_adapter import T2iAdapter
 from limner.models.unet import Unet
 from limner.nn.tiles import Window
+from limner.palette import grey
 from limner.pipeline import Model, build
 from limner.recipe import Control
 from limner.types import Cond, Steer, Tensors
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 TURN = math.tan(math.pi / 8)  # slope half-way between two of the eight directions
 EDGES = "canny:"  # before a path: the edges of the picture there
 
@@ -100,7 +100,7 @@ def steering(controls: Sequence[Loaded]) -> Steer:
         """The hint or, from an adapter, its features: nothing of them changes from step to step."""
         hint, net = controls[i].fitted(h, w).hint.to(device), controls[i].net
         if isinstance(net, T2iAdapter):
-            return net(_grey(hint) if net.config.picture == 1 else hint)
+            return net(grey(hint) if net.config.picture == 1 else hint)
         return (hint,)
 
     def steer(x: Tensor, clock: Tensor, cond: Cond, t: float) -> Cond:
@@ -121,10 +121,6 @@ def steering(controls: Sequence[Loaded]) -> Steer:
 def _added(before: Tensors, more: Tensors, strength: float) -> Tensors:
     scaled = [strength * one for one in more]
     return tuple(a + b for a, b in zip(before, scaled, strict=True)) if before else tuple(scaled)
-
-
-def _grey(picture: Tensor) -> Tensor:
-    return (picture * picture.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)  # B 1 H W
 
 
 def edges(picture: Tensor, low: float = 0.4, high: float = 0.8, blur: float = 1.0) -> Tensor:

@@ -7,7 +7,13 @@ from torch import Tensor
 
 HUES = {"red": 0.0, "orange": 30.0, "yellow": 52.0, "green": 125.0, "blue": 212.0, "purple": 275.0, "pink": 330.0}
 NAMES = (*HUES, "brown", "black", "white", "gray")
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601), as Pillow has it
 EDGES = (15.0, 37.0, 68.0, 165.0, 250.0, 300.0, 345.0)  # degrees at which one hue's name ends
+
+
+def grey(rgb: Tensor) -> Tensor:
+    """... 3 H W to ... 1 H W."""
+    return (rgb * rgb.new_tensor(LUMA)[:, None, None]).sum(-3, keepdim=True)
 
 
 def to_hsv(rgb: Tensor) -> Tensor:

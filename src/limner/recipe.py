@@ -137,6 +137,18 @@ class Recipe(BaseModel):
     def id(self) -> str:
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
+    def walked(self, strength: float) -> int:
+        """How many of its steps a share of the walk is: whole ones, and at least one where it is not 0."""
+        return max(1, round(strength * self.steps)) if strength else 0
+
+    @property
+    def length(self) -> int:
+        """How many steps it walks, for one seed."""
+        if self.task in ("paint", "tile"):
+            second = self.task == "paint" and self.hires > 1
+            return self.steps + (self.walked(self.hires_strength) if second else 0)
+        return self.walked(self.strength)
+
     def canonical(self) -> str:
         """Sorted keys, no spaces: the same recipe is the same text everywhere."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -11,7 +11,7 @@ from tests.tasks.conftest import drawn
 from limner.errors import BadInput
 from limner.pipeline import Model, load
 from limner.recipe import Recipe
-from limner.tasks.run import begin, length, paint, painting
+from limner.tasks.run import begin, paint, painting
 from limner.tasks.task import Painted, fetch
 from limner.types import Step
 
@@ -49,7 +49,7 @@ def test_strength_1_is_what_paint_paints(model: Model, picture: Make):
 @pytest.mark.parametrize(("strength", "steps"), [(0, 0), (0.01, 1), (0.25, 2), (0.6, 5), (1, 8)])
 def test_strength_is_the_share_of_the_walk(model: Model, picture: Make, strength: float, steps: int):
     recipe = begin(model, task="edit", image=str(picture(64, 64)), prompt="a cat", steps=8, strength=strength)
-    assert length(recipe) == len([e for e in painting(model, recipe) if isinstance(e, Step)]) == steps
+    assert recipe.length == len([e for e in painting(model, recipe) if isinstance(e, Step)]) == steps
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 50), (37, 90), (30, 20), (16, 130)])

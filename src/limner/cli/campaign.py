@@ -54,7 +54,7 @@ def campaign(
         fields["seed"] = 0  # the same on the next run, so that rows stay done
     model, fields = ready(fields, device)
 
-    from limner.tasks.run import begin, length
+    from limner.tasks.run import begin
 
     stamp = Stamp(str(logo or ""), text, at, size=2 * text_size, font=str(font or ""))
     weights = hashlib.sha256(repr(sorted(model.digests.items())).encode()).hexdigest()
@@ -70,12 +70,12 @@ def campaign(
         print(f"{len(jobs)} rows can be painted")
         return
     done = 0
-    with interruptible() as heed, Bar(sum(length(job.recipe) for job in jobs), quiet) as bar:
+    with interruptible() as heed, Bar(sum(job.recipe.length for job in jobs), quiet) as bar:
         paint = _painter(model, bar, heed)
         for step in run(jobs, paint, output, _saver(model), sheets=not no_sheets):
             done += step.fresh
             if not step.fresh:
-                for _ in range(length(step.job.recipe)):
+                for _ in range(step.job.recipe.length):
                     bar.forward(step.job.recipe.prompt)
             elif as_lines:
                 recipe_told = step.job.recipe.model_dump(mode="json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,21 @@ from limner.errors import BadInput
 
 Picture = Annotated[Path, Parameter(help="The picture to start from: PNG, JPEG, WebP, TIFF or EXR.")]
 Prompt = Annotated[str, Parameter(help="What it is to become, or what is to be there.")]
-Count = Annotated[int, flag("Pictures to make, each from the next seed.", "--count", "--batch-count", "-b")]
-Device = Annotated[str, flag("auto, cpu, cuda or mps.", "--device")]
-MaxPixels = Annotated[int | None, flag("Read pictures of more than 16 megapixels, up to this many.", "--max-pixels")]
 Strength = Annotated[
     float | None, flag("0 gives the picture back, 1 starts from noise.", "--strength", "--denoising-strength")
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class How:
+    """How often, from how large a picture, and where."""
+
+    count: Annotated[int, flag("Pictures to make, each from the next seed.", "--count", "--batch-count", "-b")] = 1
+    max_pixels: Annotated[
+        int | None, flag("Read pictures of more than 16 megapixels, up to this many.", "--max-pixels")
+    ] = None
+    device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto"
 
 
 def edit(
@@ -34,11 +44,9 @@ def edit(
     ] = False,
     rate: Annotated[float, flag("Frames a second, where the output is a film.", "--rate", "--fps")] = 12.0,
     bits: Annotated[int, flag("8 or 16, of numbered PNG.", "--bits")] = 8,
-    count: Count = 1,
+    how: How | None = None,
     wishes: Wishes | None = None,
     out: Output | None = None,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
 ) -> None:
     """Change a picture by words: limner edit cat.png "a blue cat" --strength 0.7
 
@@ -46,15 +54,15 @@ def edit(
     prompt as an instruction. Every picture of a sequence is changed with the same noise.
     """
     if image_sequence:
-        if count != 1 or (out and out.as_json):
+        if (how and how.count != 1) or (out and out.as_json):
             raise BadInput(
                 "a sequence is edited once, and its files are told by name: --count and --json do not go with it"
             )
         own: dict[str, Any] = {"prompt": prompt, "strength": strength, "image_cfg": image_cfg}
-        _sequence(picture, own, wishes, out or Output(), rate, bits, max_pixels, device)
+        _sequence(picture, own, how or How(), wishes, out or Output(), rate, bits)
     else:
         own = {"strength": strength, "image_cfg": image_cfg}
-        _make("edit", picture, prompt, own, count, wishes, out, max_pixels, device)
+        _make("edit", picture, prompt, own, how or How(), wishes, out)
 
 
 def inpaint(
@@ -70,18 +78,16 @@ def inpaint(
         bool, flag("Paint what is around the mask alone, at the model's full resolution.", "--only-masked")
     ] = False,
     padding: Annotated[int | None, flag("How many pixels of it.", "--padding")] = None,
-    count: Count = 1,
+    how: How | None = None,
     wishes: Wishes | None = None,
     out: Output | None = None,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
 ) -> None:
     """Paint a part of a picture anew: limner inpaint face.png "a red hat" --mask 30,0,64,40
 
     Pixels outside of the mask and its feathered border stay as they are, bit for bit.
     """
     own = {"mask": mask, "strength": strength, "feather": feather, "padding": padding, "only_masked": only_masked}
-    _make("inpaint", picture, prompt, own, count, wishes, out, max_pixels, device)
+    _make("inpaint", picture, prompt, own, how or How(), wishes, out)
 
 
 def outpaint(
@@ -93,18 +99,16 @@ def outpaint(
     up: Annotated[int, flag("Pixels to add there.", "--up", "--top")] = 0,
     down: Annotated[int, flag("Pixels to add there.", "--down", "--bottom")] = 0,
     strength: Strength = None,
-    count: Count = 1,
+    how: How | None = None,
     wishes: Wishes | None = None,
     out: Output | None = None,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
 ) -> None:
     """Paint on beyond a picture's borders: limner outpaint house.png "a house in a garden" --left 64 --right 64
 
     The picture itself stays as it is, bit for bit.
     """
     own = {"extend": (left, right, up, down), "strength": strength}
-    _make("outpaint", picture, prompt, own, count, wishes, out, max_pixels, device)
+    _make("outpaint", picture, prompt, own, how or How(), wishes, out)
 
 
 def upscale(
@@ -116,29 +120,26 @@ def upscale(
         str | None, flag("A file of the ESRGAN family that enlarges first; else Lanczos.", "--upscaler")
     ] = None,
     strength: Strength = None,
-    count: Count = 1,
+    how: How | None = None,
     wishes: Wishes | None = None,
     out: Output | None = None,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
 ) -> None:
     """Make a picture larger and paint its details: limner upscale cat.png "a cat" --scale 4
 
     It is enlarged, then painted over in tiles that share one field of noise. --strength 0 only enlarges.
     """
     own = {"scale": scale, "upscaler": upscaler, "strength": strength}
-    _make("upscale", picture, prompt, own, count, wishes, out, max_pixels, device)
+    _make("upscale", picture, prompt, own, how or How(), wishes, out)
 
 
 def _sequence(
     frames: Path,
     own: dict[str, Any],
+    how: How,
     wishes: Wishes | None,
     out: Output,
     rate: float,
     bits: int,
-    max_pixels: int | None,
-    device: str,
 ) -> None:
     """Edit each picture of a sequence."""
     from limner.film import sequence_files, sequence_kind
@@ -148,12 +149,12 @@ def _sequence(
     files = sequence_files(frames)
     fields = {"task": "edit", "image": str(files[0])} | (wishes or Wishes()).fields()
     fields |= {name: value for name, value in own.items() if value is not None}
-    model, fields = ready(fields, device)
+    model, fields = ready(fields, how.device)
 
     from limner.image import allowing
     from limner.tasks.run import begin
 
-    with allowing(max_pixels):
+    with allowing(how.max_pixels):
         recipes = [begin(model, **fields | {"image": str(file)}) for file in files]
         sizes = [(recipe.width, recipe.height) for recipe in recipes]
         if other := next((i for i, size in enumerate(sizes) if size != sizes[0]), 0):
@@ -170,23 +171,21 @@ def _make(
     picture: Path,
     prompt: str,
     own: dict[str, Any],
-    count: int,
+    how: How,
     wishes: Wishes | None,
     out: Output | None,
-    max_pixels: int | None,
-    device: str,
 ) -> None:
     out = out or Output()
     out.file()
-    if count < 1:
-        raise BadInput(f"--count should be 1 or more, not {count}")
+    if how.count < 1:
+        raise BadInput(f"--count should be 1 or more, not {how.count}")
     fields = {"task": task, "image": str(picture), "prompt": prompt} | (wishes or Wishes()).fields()
     fields |= {name: value for name, value in own.items() if value is not None}
 
-    model, fields = ready(fields, device)
+    model, fields = ready(fields, how.device)
 
     from limner.image import allowing
     from limner.tasks.run import begin, several
 
-    with allowing(max_pixels):
-        keep_all(model, several(begin(model, **fields), count), out)
+    with allowing(how.max_pixels):
+        keep_all(model, several(begin(model, **fields), how.count), out)

@@ -241,10 +241,10 @@ def keep_all(model: Model, recipes: Sequence[Recipe], out: Output) -> None:
 
 def batches(model: Model, recipes: Sequence[Recipe], quiet: bool = False) -> Iterator[tuple[list[Painted], float]]:
     """What is finished with each batch, and the seconds that each of its pictures took; a bar and Ctrl-C meanwhile."""
-    from limner.tasks.run import length, painting, walks
+    from limner.tasks.run import painting, walks
     from limner.types import Step
 
-    with interruptible() as check, Bar(sum(length(group[0]) for group in walks(recipes)), quiet) as bar:
+    with interruptible() as check, Bar(sum(group[0].length for group in walks(recipes)), quiet) as bar:
         begun = time.monotonic()
         done = 0
         for event in painting(model, recipes):

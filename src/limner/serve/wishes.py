@@ -198,11 +198,5 @@ def _plain(name: str) -> str:
 
 
 def walked(wishes: Mapping[str, Any], likes: Mapping[str, Any]) -> int:
-    """How many steps wishes walk, as `limner.tasks.run.length` counts them: likes are the model's defaults."""
-    recipe = Recipe.of({"steps": likes.get("steps", 24)} | dict(wishes))
-    whole = recipe.steps
-    if recipe.task in ("paint", "tile"):
-        return whole + (
-            max(1, round(recipe.hires_strength * whole)) if recipe.hires > 1 and recipe.hires_strength else 0
-        )
-    return max(1, round(recipe.strength * whole)) if recipe.strength else 0
+    """How many steps wishes walk: likes are the model's defaults."""
+    return Recipe.of({"steps": likes.get("steps", 24)} | dict(wishes)).length

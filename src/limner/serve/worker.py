@@ -37,7 +37,7 @@ from limner.serve.capabilities import capabilities, networks
 from limner.serve.files import Files
 from limner.serve.previews import Previews, webp
 from limner.serve.store import Job, NewPicture, Store
-from limner.tasks.run import BATCH, begin, length, painting, several, walks
+from limner.tasks.run import BATCH, begin, painting, several, walks
 from limner.tasks.task import Beside, Painted, fetch, load_for
 from limner.types import Step
 from limner.wildcards import expand
@@ -78,7 +78,7 @@ class Work:
     @property
     def steps(self) -> int:
         """Of all its pictures and of all the seeds that each tries."""
-        return sum(length(recipe) * recipe.best_of for recipe in self.recipes)
+        return sum(recipe.length * recipe.best_of for recipe in self.recipes)
 
 
 Wanted = tuple[Work, int]  # a job and the number of one of its pictures
@@ -382,7 +382,7 @@ class Worker:
             numbers = [i for _, i in members]
             if not work.live:
                 continue
-            each, done = length(work.recipes[numbers[0]]), work.step(len(numbers))
+            each, done = work.recipes[numbers[0]].length, work.step(len(numbers))
             told = {"event": "step", "job": work.job.id, "number": numbers[0], "i": min(walked, each) - 1, "n": each}
             self.say(told | {"t": round(step.t, 6), "steps_done": done, "steps": work.job.steps})
             if now - work.noted >= NOTE:

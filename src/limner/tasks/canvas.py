@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limner.image import Original
 from limner.pipeline import Model
+from limner.tasks.maps import blur
 
 Box = tuple[int, int, int, int]  # top, left, height, width in the picture's pixels
 
@@ -110,17 +111,8 @@ def toned(new: Tensor, old: Tensor, mask: Tensor, pixels: int) -> Tensor:
     known = (mask <= 0).float()[None]
     if not known.any() or known.all():
         return new
-    near = blurred(torch.cat([(old - new) * known, known]), pixels)  # 5 H W
+    near = blur(torch.cat([(old - new) * known, known]), pixels, (False, False))  # 5 H W
     off = near[:4] / near[4:].clamp(min=1e-4)
     fade = (2 * near[4:]).clamp(0, 1)  # one half at a straight border
     out = (new + off * fade).clamp(0, 1)
     return torch.cat([torch.minimum(out[:3], out[3:]), out[3:]])
-
-
-def blurred(x: Tensor, sigma: float) -> Tensor:
-    """C H W through a Gaussian."""
-    reach = max(1, round(3 * sigma))
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / max(sigma, 1e-3)).square())
-    line = (line / line.sum()).view(1, 1, 1, -1)
-    y = F.conv2d(F.pad(x[:, None], (reach, reach, 0, 0), mode="replicate"), line)
-    return F.conv2d(F.pad(y, (0, 0, reach, reach), mode="replicate"), line.mT)[:, 0]

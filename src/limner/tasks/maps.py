@@ -107,11 +107,11 @@ def roughness(light: Tensor, seamless: Axes) -> Tensor:
 
 
 def blur(x: Tensor, sigma: float, seamless: Axes) -> Tensor:
-    """A Gaussian of so many pixels over H W; it goes around where the texture does, else the border's value goes on.
+    """A Gaussian of so many pixels over ... H W; it goes around where asked, else the border's value goes on.
 
     Where it goes around it is a product of spectra, so that it may be wider than the picture.
     """
-    for axis, around in ((1, seamless[0]), (0, seamless[1])):
+    for axis, around in ((-1, seamless[0]), (-2, seamless[1])):
         x = _blur_line(x, sigma, axis, around)
     return x
 
@@ -123,7 +123,7 @@ def _blur_line(x: Tensor, sigma: float, axis: int, around: bool) -> Tensor:
     wide = x.index_select(axis, places)
     rates = 2 * math.pi * torch.fft.rfftfreq(wide.shape[axis], device=x.device)  # radians per pixel
     damp = torch.exp(-0.5 * (sigma * rates) ** 2)
-    spectrum = torch.fft.rfft(wide, dim=axis) * (damp if axis == 1 else damp[:, None])
+    spectrum = torch.fft.rfft(wide, dim=axis) * (damp if axis == -1 else damp[:, None])
     return torch.fft.irfft(spectrum, wide.shape[axis], dim=axis).narrow(axis, reach, size)
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from limner.errors import BadInput
 from limner.image import Original, from_pil, open_picture
+from limner.palette import grey
 
 NOISE = 16 / 255  # what a JPEG leaves of light around an edge in a mask's black, and of dark in its white
-LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow turns colours grey
 
 
 def fill_of(mask: str, original: Original) -> Tensor:
@@ -38,5 +38,5 @@ def fill_of(mask: str, original: Original) -> Tensor:
         raise BadInput(
             f"the mask {mask} is {light.shape[2]}x{light.shape[1]} and the picture {w}x{h}; they lie together"
         )
-    grey = (light[:3] * torch.tensor(LUMA)[:, None, None]).sum(0)
-    return torch.where(grey < NOISE, 0.0, torch.where(grey > 1 - NOISE, 1.0, grey))
+    share = grey(light[:3])[0]
+    return torch.where(share < NOISE, 0.0, torch.where(share > 1 - NOISE, 1.0, share))

@@ -98,7 +98,7 @@ def from_latents(
     """
     shape = tuple(latents[0].shape[1:])
     steps = recipes[0].steps
-    walked = max(1, round(strength * steps)) if strength else 0
+    walked = recipes[0].walked(strength)
     whole = from_noise(model, recipes, beside, shape, image, steps - walked)  # type: ignore[arg-type]
     if walked == steps:
         return whole

@@ -120,15 +120,6 @@ def _plain(words: str, syntax: str, steps: int) -> bool:
     return len(parts) == 1 and len(parts[0].stages) == 1 and parts[0].weight == 1
 
 
-def length(recipe: Recipe) -> int:
-    """How many steps a recipe walks."""
-    whole = recipe.steps
-    if recipe.task in ("paint", "tile"):
-        more = recipe.hires_strength if recipe.hires > 1 and recipe.task == "paint" else 0.0
-        return whole + (max(1, round(more * whole)) if more else 0)
-    return max(1, round(recipe.strength * whole)) if recipe.strength else 0
-
-
 def painting(
     model: Model, recipes: Recipe | Sequence[Recipe], count: int = 1, beside: Beside | None = None
 ) -> Iterator[Step | list[Painted]]:

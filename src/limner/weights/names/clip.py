@@ -10,22 +10,23 @@ TRANSFORMERS = (
     Rule("text_projection.weight", "text_projection.weight"),
     Rule("text_model.{}", "text_model.{}"),
 )
-LAYERS = "text_model.encoder.layers.{}"
+
+
+def openclip_layers(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The layers of one of OpenCLIP's towers: queries, keys and values lie in one tensor there."""
+    parts = {"attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2"}
+    parts |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    fused = (
+        Rule(f"{theirs}.attn.in_proj_{kind}", tuple(f"{ours}.self_attn.{part}_proj.{kind}" for part in "qkv"))
+        for kind in ("weight", "bias")
+    )
+    return (*fused, *(Rule(f"{theirs}.{name}.{{}}", f"{ours}.{mine}.{{}}") for name, mine in parts.items()))
+
+
 OPENCLIP = (
     Rule("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
     Rule("positional_embedding", "text_model.embeddings.position_embedding.weight"),
-    *(
-        Rule(
-            f"transformer.resblocks.{{}}.attn.in_proj_{kind}",
-            tuple(f"{LAYERS}.self_attn.{part}_proj.{kind}" for part in "qkv"),
-        )
-        for kind in ("weight", "bias")
-    ),
-    Rule("transformer.resblocks.{}.attn.out_proj.{}", f"{LAYERS}.self_attn.out_proj.{{}}"),
-    Rule("transformer.resblocks.{}.ln_1.{}", f"{LAYERS}.layer_norm1.{{}}"),
-    Rule("transformer.resblocks.{}.ln_2.{}", f"{LAYERS}.layer_norm2.{{}}"),
-    Rule("transformer.resblocks.{}.mlp.c_fc.{}", f"{LAYERS}.mlp.fc1.{{}}"),
-    Rule("transformer.resblocks.{}.mlp.c_proj.{}", f"{LAYERS}.mlp.fc2.{{}}"),
+    *openclip_layers("transformer.resblocks.{}", "text_model.encoder.layers.{}"),
     Rule("ln_final.{}", "text_model.final_layer_norm.{}"),
     Rule("text_projection", "text_projection.weight", "transpose"),
     Rule("logit_scale", None),

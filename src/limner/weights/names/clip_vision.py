@@ -5,7 +5,6 @@ from __future__ import annotations
 from limner.weights.layout import Rule, under
 from limner.weights.names import clip
 
-VISION_LAYERS = "vision_model.encoder.layers.{}"
 VISION = (
     Rule("vision_model.embeddings.position_ids", None),  # 0 .. T, kept by old files
     Rule("visual_projection.weight", "visual_projection.weight"),
@@ -16,18 +15,7 @@ OPENCLIP_VISION = (
     Rule("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
     Rule("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
     Rule("visual.ln_pre.{}", "vision_model.pre_layrnorm.{}"),
-    *(
-        Rule(
-            f"visual.transformer.resblocks.{{}}.attn.in_proj_{kind}",
-            tuple(f"{VISION_LAYERS}.self_attn.{part}_proj.{kind}" for part in "qkv"),
-        )
-        for kind in ("weight", "bias")
-    ),
-    Rule("visual.transformer.resblocks.{}.attn.out_proj.{}", f"{VISION_LAYERS}.self_attn.out_proj.{{}}"),
-    Rule("visual.transformer.resblocks.{}.ln_1.{}", f"{VISION_LAYERS}.layer_norm1.{{}}"),
-    Rule("visual.transformer.resblocks.{}.ln_2.{}", f"{VISION_LAYERS}.layer_norm2.{{}}"),
-    Rule("visual.transformer.resblocks.{}.mlp.c_fc.{}", f"{VISION_LAYERS}.mlp.fc1.{{}}"),
-    Rule("visual.transformer.resblocks.{}.mlp.c_proj.{}", f"{VISION_LAYERS}.mlp.fc2.{{}}"),
+    *clip.openclip_layers("visual.transformer.resblocks.{}", "vision_model.encoder.layers.{}"),
     Rule("visual.ln_post.{}", "vision_model.post_layernorm.{}"),
     Rule("visual.proj", "visual_projection.weight", "transpose"),
 )
