@@ -132,6 +132,7 @@ def test_a_second_pass(here: Live, api: webuiapi.WebUIApi):
         ({"eta": 0, "sampler_name": "Euler a"}, 422, "eta"),
         ({"script_name": "x/y/z plot"}, 422, "script_name"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"image": "x"}]}}}, 422, "alwayson_scripts"),
+        ({"alwayson_scripts": {"ControlNet": 5}}, 422, "alwayson_scripts"),
         ({"sampler_name": "DPM fast"}, 404, "sampler_name"),
         ({"scheduler": "Nobody's"}, 404, "scheduler"),
         ({"override_settings": {"sd_model_checkpoint": "v1-5"}}, 404, "sd_model_checkpoint"),

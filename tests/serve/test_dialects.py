@@ -6,15 +6,20 @@ import base64
 import io
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+import schemathesis
 import webuiapi
+from hypothesis import HealthCheck, Phase, given, settings
 from PIL import Image
+from schemathesis import GenerationMode
 from tests.serve.conftest import Here
-from tests.serve.dialects import Live, live
+from tests.serve.dialects import Live, live, picture
 
 from limner.provenance.metadata import read_receipt
 from limner.serve.dialect import unpacked
@@ -43,6 +48,7 @@ def test_openai(here: Live):
     mask.save(cut, "PNG")
     few = {"num_inference_steps": 4}
     with openai.OpenAI(base_url=f"{here.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        assert [one.id for one in client.models.list()] == [one["name"] for one in here.hands.capabilities["models"]]
         told = list(
             client.images.generate(prompt="a red apple", size="64x64", stream=True, partial_images=2, extra_body=few)  # type: ignore[call-overload]
         )
@@ -127,3 +133,70 @@ def test_no_body_is_too_strange(path: str, served: Callable[..., None]):
             answer.content.decode()
 
     served(test)
+
+
+WHOLE, PART, TEXT = {"type": "integer"}, {"type": "number"}, {"type": "string"}
+SIDE = WHOLE | {"minimum": 16, "maximum": 128}
+PICTURE = {"enum": [picture(16, 16).decode(), "data:image/png;base64," + picture(8, 16).decode(), "no picture"]}
+WORDS = {
+    "prompt": TEXT, "negative_prompt": TEXT, "styles": {"type": "array", "items": TEXT}, "seed": WHOLE,
+    "subseed": WHOLE, "subseed_strength": PART, "sampler_name": {"enum": ["Euler a", "DPM++ 2M Karras", "none"]},
+    "scheduler": TEXT,
+    "batch_size": WHOLE | {"minimum": 1, "maximum": 2}, "n_iter": WHOLE | {"minimum": 1, "maximum": 2},
+    "steps": WHOLE | {"minimum": 1, "maximum": 9}, "cfg_scale": PART, "width": SIDE, "height": SIDE, "eta": PART,
+    "tiling": {"type": "boolean"}, "override_settings": {"type": "object"}, "alwayson_scripts": {"type": "object"},
+}  # fmt: skip
+REPAIRED = {
+    "init_images": {"type": "array", "items": PICTURE}, "mask": PICTURE, "mask_blur": WHOLE, "resize_mode": WHOLE,
+    "denoising_strength": PART, "inpainting_fill": WHOLE, "inpaint_full_res": {"type": "boolean"},
+    "inpainting_mask_invert": WHOLE,
+}  # fmt: skip
+HIGHER = {"enable_hr": {"type": "boolean"}, "hr_scale": PART, "hr_upscaler": TEXT, "denoising_strength": PART}
+ENLARGED = {"image": PICTURE, "resize_mode": WHOLE, "upscaling_resize": PART, "upscaler_1": TEXT}
+JSON: dict[str, dict[str, Any]] = {
+    "/sdapi/v1/txt2img": WORDS | HIGHER,
+    "/sdapi/v1/img2img": WORDS | REPAIRED,
+    "/sdapi/v1/options": {"sd_model_checkpoint": TEXT, "CLIP_stop_at_last_layers": WHOLE},
+    "/sdapi/v1/png-info": {"image": PICTURE},
+    "/sdapi/v1/extra-single-image": ENLARGED,
+    "/v1/images/generations": {
+        "prompt": TEXT, "n": WHOLE | {"minimum": 1, "maximum": 2}, "size": {"enum": ["64x64", "auto", "9x"]},
+        "model": TEXT, "response_format": {"enum": ["b64_json", "url"]},
+        "output_format": {"enum": ["png", "jpeg", "webp"]},
+        "output_compression": WHOLE, "background": TEXT, "stream": {"type": "boolean"}, "partial_images": WHOLE,
+        "style": TEXT, "seed": WHOLE, "guidance_scale": PART,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_schemathesis_finds_no_error_inside_in_the_dialects(tmp_path: Path):
+    """What each dialect's clients may send, and what they may not, over real connections: never a 5xx."""
+    paths = {
+        path: {
+            "post": {
+                "requestBody": {"content": {"application/json": {"schema": {"type": "object", "properties": fields}}}},
+                "responses": {"200": {"description": "as asked"}},
+            }
+        }
+        for path, fields in JSON.items()
+    }
+    schema = schemathesis.openapi.from_dict({"openapi": "3.1.0", "info": {"title": "", "version": ""}, "paths": paths})
+    answered: Counter[int] = Counter()
+
+    def ask(one: schemathesis.APIOperation) -> None:
+        both = [one.as_strategy(generation_mode=mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)]
+
+        @settings(max_examples=30, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+        @given(both[0] | both[1])
+        def run(case: schemathesis.Case) -> None:
+            status = case.call(base_url=here.url, headers={"authorization": "Bearer x"}).status_code
+            assert status < 500, case.as_curl_command()
+            answered[status // 100] += 1
+
+        run()
+
+    with live(tmp_path, max_queue=10_000, max_queue_all=10_000) as here:
+        for found in schema.get_all_operations():
+            ask(found.ok())
+    assert answered[2] > 20 and answered[4] > 20, "both what is right and what is wrong was asked"

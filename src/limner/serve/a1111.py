@@ -240,8 +240,8 @@ def scripts(asked: Asked) -> None:
     """Extensions are not here; one that is sent, but does nothing, may stay."""
     for name, told in asked.take("alwayson_scripts", Names, {}).items():
         args = told.get("args") if isinstance(told, dict) else told
-        on = [one for one in args or [] if (one.get("enabled", True) if isinstance(one, dict) else one)]
-        if on:
+        each = args if isinstance(args, list) else [args]
+        if any(one.get("enabled", True) if isinstance(one, dict) else one for one in each):
             raise Refused(422, f"always on script {name} not found: extensions are not here", "alwayson_scripts")
 
 

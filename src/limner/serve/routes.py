@@ -21,6 +21,7 @@ from limner.serve.shapes import (
     Health,
     Jobs,
     JobShape,
+    ModelName,
     Models,
     Pictures,
     PictureShape,
@@ -99,7 +100,8 @@ async def health(here: Here) -> Health:
 @router.get("/v1/models", tags=["server"], responses=refusals(503), operation_id="models")
 async def models(here: Here, _: Reader) -> Models:
     """The models that paint here, with what each likes and can do."""
-    return Models(models=desk.capabilities(here)["models"])
+    known = desk.capabilities(here)["models"]
+    return Models(models=known, data=[ModelName(id=one["name"]) for one in known])
 
 
 @router.get("/v1/capabilities", tags=["server"], responses=refusals(503), operation_id="capabilities")

@@ -82,8 +82,17 @@ class Carried(Shape):
     parameters: str | None = Field(description="The text of AUTOMATIC1111 and of others.")
 
 
+class ModelName(Shape):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "limner"
+
+
 class Models(Shape):
     models: list[dict[str, Any]]
+    object: Literal["list"] = "list"
+    data: list[ModelName] = Field(description="The same models by name, as clients of OpenAI list them.")
 
 
 class Health(Shape):
