@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import limner
-from limner.image import save_picture, to_pil
+from limner.files import save_picture
+from limner.image import to_pil
 from limner.tasks.campaign import plan, rows_of, run
 from limner.tasks.run import begin, painting
 

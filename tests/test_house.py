@@ -15,7 +15,7 @@ FLOORS: list[set[str]] = [
     {"nn"},
     {"models", "diffusion", "weights"},
     {"families"},
-    {"recipe", "words", "pipeline", "image", "store", "hub", "wildcards", "regions", "enlarge", "control"}
+    {"recipe", "words", "pipeline", "image", "files", "store", "hub", "wildcards", "regions", "enlarge", "control"}
     | {"looker", "picture_prompt", "film", "board", "seams"},
     {"tasks", "train", "evaluate", "intake"},
     {"provenance", "governance", "audit"},

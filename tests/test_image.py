@@ -19,17 +19,15 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from limner.errors import BadInput, NotSaved
+from limner.files import kind_of, save_picture, slug
 from limner.image import (
     fitted,
     from_linear,
     from_pil,
-    kind_of,
     open_picture,
     read_original,
     read_picture,
     save_deep,
-    save_picture,
-    slug,
     to_linear,
     to_pil,
 )

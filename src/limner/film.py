@@ -21,19 +21,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from limner.errors import BadInput, LimnerError
-from limner.image import (
-    WRITE,
-    film_part,
-    png_chunk,
-    png_head,
-    png_rows,
-    read_picture,
-    save_deep,
-    save_picture,
-    straight,
-    to_pil,
-    written,
-)
+from limner.files import WRITE, save_picture, written
+from limner.image import film_part, png_chunk, png_head, png_rows, read_picture, save_deep, straight, to_pil
 
 RATES = (0.1, 240.0)  # frames a second; what every format here can tell
 FOLDER = "%04d.png"  # the names in a folder

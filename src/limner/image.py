@@ -1,22 +1,16 @@
-"""Pictures at the border: tensors to Pillow and back, and files written whole or not at all."""
+"""Pictures at the border: from files to tensors, and from tensors to Pillow and back."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib
 import io
-import itertools
-import os
-import re
-import secrets
 import stat
 import struct
-import unicodedata
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,10 +23,10 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from limner.errors import BadInput, NotSaved
+from limner.errors import BadInput
+from limner.files import REASONS, named, written
 
 READ = ("PNG", "JPEG", "WEBP", "TIFF")  # by Pillow; EXR by the extra `film`
-WRITE = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 MAX_PIXELS = 16 * 2**20  # 4096 x 4096; a byte a channel and the floats beside it take 0.3 GB
 _allowed: ContextVar[int] = ContextVar("pixels", default=MAX_PIXELS)  # what a person has allowed instead
 EXR = b"\x76\x2f\x31\x01"
@@ -42,15 +36,6 @@ BEGINNINGS = {  # what a file is that cannot be opened, by its first bytes
     b"RIFF": "a damaged WebP, a film or a sound", b"GIF8": "a GIF", b"BM": "a BMP", b"%PDF": "a PDF", b"8BPS": "a PSD",
     b"PK\3\4": "a ZIP archive", b"\0\0\0": "an AVIF, a HEIC or a film", b"<": "a page, an SVG or other XML",
 }  # fmt: skip
-REASONS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EACCES: "no permission",
-    errno.EEXIST: "its folder is a file",
-    errno.ENOTDIR: "its folder is a file",
-}
-NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without links say
-MAX_EXIF = 65_000  # bytes; a segment of a JPEG holds no more
-XMP_TAG = 700  # of a TIFF
 BAND = 256  # rows that are changed at a time; the floats of all of a large picture would take a gigabyte
 
 
@@ -408,74 +393,7 @@ def _two_ways(image: Image.Image) -> bool:
     return False
 
 
-# Names
-
-
-def slug(prompt: str, longest: int = 48) -> str:
-    """A file's name from a prompt: "A red apple!" gives a-red-apple."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-    return words[:longest].rstrip("-") or "picture"
-
-
-def kind_of(path: Path) -> str:
-    """The format that a file's name asks for."""
-    kind = WRITE.get(path.suffix.lower())
-    if kind is None:
-        raise BadInput(f"{path} would be {_named(path)}; pictures are written as {', '.join(WRITE)}")
-    return kind
-
-
-def _named(path: Path) -> str:
-    return f"a {path.suffix} file" if path.suffix else "a file without a suffix"
-
-
 # Writing
-
-
-def save_picture(
-    image: Image.Image,
-    path: Path,
-    png: PngInfo | None,
-    exif: bytes,
-    xmp: bytes,
-    keep: bool = True,
-    icc: bytes | None = None,
-) -> Path:
-    """Write a picture whole or not at all; with `keep` an existing file gets a neighbour, `-2`.
-
-    A TIFF is not packed: Pillow's packed ones cannot carry EXIF, where the words are. The profile is `icc`, or else
-    the one that the picture carries. Raises NotSaved: no permission, a full disk. Nothing half-written is left behind.
-    """
-    kind = kind_of(path)
-    if kind == "JPEG" and len(exif) > MAX_EXIF:
-        warnings.warn(f"{path} is a JPEG, which cannot hold so long a recipe; PNG and WebP can", stacklevel=2)
-        exif = b""
-    profile = icc or image.info.get("icc_profile")
-
-    def write(file: BinaryIO) -> None:
-        if kind == "PNG":
-            image.save(file, kind, pnginfo=png, compress_level=6, icc_profile=profile)
-        elif kind == "WEBP":
-            image.save(file, kind, lossless=True, exact=True, exif=exif, xmp=xmp, icc_profile=profile or b"")
-        elif kind == "TIFF":
-            image.save(file, kind, exif=_tags(exif, xmp), icc_profile=profile)
-        else:
-            white = Image.new("RGBA", image.size, "white")
-            opaque = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-            opaque.save(file, kind, quality=95, exif=exif, xmp=xmp, icc_profile=profile)
-
-    return written(path, write, keep)
-
-
-def _tags(exif: bytes, xmp: bytes) -> Image.Exif:
-    """What a TIFF carries: XMP stands beside EXIF."""
-    tags = Image.Exif()
-    if exif:
-        tags.load(exif)
-    if xmp:
-        tags[XMP_TAG] = xmp
-    return tags
 
 
 def save_deep(picture: Tensor, path: Path, png: PngInfo | None = None, comment: str = "", keep: bool = True) -> Path:
@@ -484,7 +402,7 @@ def save_deep(picture: Tensor, path: Path, png: PngInfo | None = None, comment: 
     if path.suffix.lower() == ".png":
         return written(path, lambda file: _write_deep_png(file, picture, png), keep)
     if path.suffix.lower() != ".exr":
-        raise BadInput(f"{path} would be {_named(path)}; 16 bits a channel are written as .png or .exr")
+        raise BadInput(f"{path} would be {named(path)}; 16 bits a channel are written as .png or .exr")
     exr = film_part("OpenEXR")
     alpha = picture[3:].clamp(0, 1)
     colour = torch.where(alpha > 0, picture[:3] / alpha.clamp(min=1e-6), torch.zeros_like(alpha)).clamp(0, 1)
@@ -520,40 +438,3 @@ def png_rows(pixels: np.ndarray[Any, Any]) -> bytes:
     differences[:, 1:] = rows
     differences[1:, 1:] -= rows[:-1]
     return zlib.compress(differences.data, 6)
-
-
-def written(path: Path, write: Callable[[BinaryIO], Any], keep: bool = True) -> Path:
-    """Let `write` fill a file under a temporary name, sync it and link it into place."""
-    partial = path.with_name(f".limner-{secrets.token_hex(6)}.partial")  # short: the name may be as long as names get
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if not keep:
-            os.replace(partial, path)
-            return path
-        return _link(partial, path)
-    except OSError as error:
-        reason = REASONS.get(error.errno or 0, error.strerror or str(error))
-        raise NotSaved(f"{path} could not be written: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def _link(partial: Path, path: Path) -> Path:
-    """Give the finished file the first free name; making a link or a file fails where the name is taken."""
-    for number in itertools.count(1):
-        free = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
-        with contextlib.suppress(FileExistsError):
-            try:
-                os.link(partial, free)
-            except OSError as error:
-                if error.errno not in NO_LINKS:
-                    raise
-                free.touch(exist_ok=False)  # holds the name until the file takes its place
-                os.replace(partial, free)
-            return free
-    raise AssertionError("the numbers ended")

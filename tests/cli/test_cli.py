@@ -148,7 +148,7 @@ def test_a_long_prompt_is_cut_with_a_warning(at, capsys):
 
 
 def test_a_disk_that_fills_loses_no_finished_picture(at, monkeypatch, capsys):
-    import limner.image
+    import limner.files
 
     sync, calls = os.fsync, []
 
@@ -158,7 +158,7 @@ def test_a_disk_that_fills_loses_no_finished_picture(at, monkeypatch, capsys):
             raise OSError(28, "No space left on device")
         sync(file)
 
-    monkeypatch.setattr(limner.image.os, "fsync", filling)
+    monkeypatch.setattr(limner.files.os, "fsync", filling)
     assert main(["paint", "a cat", "-s", "1", "--count", "4", *at]) == 2
     shown = capsys.readouterr()
     assert pictures() == ["a-cat-1.png", "a-cat-2.png"] and "a-cat-2.png" in shown.out and "disk is full" in shown.err

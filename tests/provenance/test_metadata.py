@@ -9,7 +9,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from limner.errors import BadInput
-from limner.image import open_picture, save_picture
+from limner.files import save_picture
+from limner.image import open_picture
 from limner.pipeline import load
 from limner.provenance.metadata import (
     MADE,

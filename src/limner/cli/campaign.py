@@ -108,7 +108,7 @@ def _painter(model: Model, bar: Bar, heed: Any) -> Any:
 
 
 def _saver(model: Model) -> Any:
-    from limner.image import save_picture
+    from limner.files import save_picture
     from limner.provenance.metadata import Receipt, chunks
 
     def save(image: Image.Image, path: Path, recipe: Recipe | None) -> None:

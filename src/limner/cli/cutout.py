@@ -47,7 +47,8 @@ def cutout(
     name = f"{picture.stem}-cutout.png"
     out = out or picture.with_name(name)
     out = out / name if out.is_dir() else out
-    from limner.image import kind_of, open_picture, read_original, save_picture, to_pil
+    from limner.files import kind_of, save_picture
+    from limner.image import open_picture, read_original, to_pil
     from limner.tasks.cutout import cutout as cut
 
     if kind_of(out) == "JPEG":

@@ -44,7 +44,7 @@ def find(
     """
     if count < 1:
         raise BadInput(f"--count should be 1 or more, not {count}")
-    from limner.image import kind_of
+    from limner.files import kind_of
     from limner.looker import find_looker
     from limner.place import find_place
     from limner.tasks.find import open_index, query, refreshed
@@ -96,7 +96,8 @@ def _watched(events: Iterable[Progress]) -> Iterator[Progress]:
 
 def _draw(found: list[tuple[Path, float]], sheet: Path) -> None:
     from limner.board import contact_sheet
-    from limner.image import open_picture, save_picture
+    from limner.files import save_picture
+    from limner.image import open_picture
     from limner.provenance.metadata import chunks, is_marked
 
     pictures = [open_picture(path) for path, _ in found]

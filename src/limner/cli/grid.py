@@ -42,7 +42,7 @@ def grid(
     """
     fields = {"prompt": prompt} | sides(size) | (wishes or Wishes()).fields()
 
-    from limner.image import kind_of, save_picture, slug, written
+    from limner.files import kind_of, save_picture, slug, written
     from limner.provenance.metadata import Receipt, chunks
     from limner.recipe import Recipe
     from limner.tasks.grid import grid as span

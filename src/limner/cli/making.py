@@ -129,7 +129,7 @@ class Output:
 
     def file(self) -> Path | None:
         """The file that was asked for; None where it is a folder."""
-        from limner.image import kind_of
+        from limner.files import kind_of
 
         path = Path(self.output).expanduser()
         try:
@@ -142,7 +142,7 @@ class Output:
         return path
 
     def path(self, recipe: Recipe, alone: bool) -> Path:
-        from limner.image import slug
+        from limner.files import slug
 
         seed = f"{recipe.seed}-{recipe.subseed}" if recipe.variation else str(recipe.seed)
         if file := self.file():
@@ -163,7 +163,7 @@ class Output:
                 self.tell(path, one, seconds)
 
     def save(self, one: Painted, model: Model, path: Path) -> Path:
-        from limner.image import save_picture
+        from limner.files import save_picture
         from limner.provenance.metadata import Receipt, chunks
 
         parts = chunks(Receipt.of(one.recipe, model), words=not self.no_metadata)

@@ -67,7 +67,7 @@ def _save(data: bytes, path: Path, out: Output) -> Path:
     """A PNG as it came, with its recipe and its mark; other kinds, and files without words, are written anew."""
     from PIL import Image
 
-    from limner.image import save_picture, written
+    from limner.files import save_picture, written
     from limner.provenance.metadata import chunks, read_receipt
 
     if path.suffix.lower() == ".png" and not out.no_metadata:

@@ -58,7 +58,8 @@ def _beside(
     path: Path, picture: Tensor, axis: str, more: bool, preview: bool, relief: float, directx: bool, quiet: bool
 ) -> None:
     """What lies beside a texture: its maps, a preview, a word about its seams."""
-    from limner.image import save_picture, to_pil
+    from limner.files import save_picture
+    from limner.image import to_pil
     from limner.provenance.metadata import chunks
     from limner.seams import seam_score, two_by_two
     from limner.tasks.maps import maps

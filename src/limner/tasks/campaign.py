@@ -223,7 +223,7 @@ def _job(
     number: int, width: int, row: Row, columns: Mapping[str, str | None], fields: dict[str, Any], template: str,
     stamp: Stamp, folder: Path, check: Callable[[dict[str, Any]], Recipe],
 ) -> Job:  # fmt: skip
-    from limner.image import slug
+    from limner.files import slug
 
     told = {meant: text for name, text in row.cells.items() if (meant := columns[name]) and text}
     told |= {name: _beside(folder, told[name]) for name in FILES if name in told}
@@ -451,7 +451,7 @@ def batches(jobs: Sequence[Job], most: int = BATCH) -> list[list[Job]]:
 
 
 def _save(image: Image.Image, path: Path, recipe: Recipe | None) -> None:
-    from limner.image import save_picture
+    from limner.files import save_picture
 
     save_picture(image.convert("RGBA"), path, None, b"", b"", keep=False)
 

@@ -78,7 +78,7 @@ class Sheet:
         self, path: Path, array: bool = False, png: PngInfo | None = None, exif: bytes = b"", xmp: bytes = b""
     ) -> tuple[Path, Path]:
         """Write the atlas, PNG or WebP, and its JSON beside it, neither over a file that is there."""
-        from limner.image import save_picture
+        from limner.files import save_picture
 
         if path.suffix.lower() not in (".png", ".webp"):
             raise BadInput(f"a sheet keeps clear ground, so it is a .png or .webp, not {path.name!r}")
