@@ -117,7 +117,8 @@ async def told(parts: Parts, row: Job) -> JobShape:
 
 async def told_all(parts: Parts, rows: list[Job]) -> list[JobShape]:
     ahead = await aside(parts.store.ahead) if any(row.state == "queued" for row in rows) else {}
-    made = await aside(parts.store.pictures_of, [row.id for row in rows if row.state == "done"])
+    done = [row.id for row in rows if row.state == "done"]
+    made = await aside(parts.store.pictures_of, done) if done else {}
     return [job_shape(row, ahead.get(row.id, 0), made.get(row.id, [])) for row in rows]
 
 

@@ -1,7 +1,7 @@
 """What happens, told to whom it concerns: from the hands to streams of server-sent events.
 
-A stream begins with the present state and goes on with what the hands tell. Once a second it looks at the store as
-well: another server on the same database tells nothing here.
+A stream begins with the present state and goes on with what the hands tell. Every other second it looks at the
+store as well: another server on the same database tells nothing here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from limner.serve.shapes import JobShape
 
 Told = tuple[str, dict[str, Any]]  # "state", "step", "preview" or "worker", and its data
 OVER = frozenset({"done", "failed", "cancelled"})
-LOOK = 1.0  # seconds between two looks at the store
+LOOK = 2.0  # seconds between two looks at the store
 ALIVE = 15.0  # seconds after which a silent stream sends a comment, so that nobody in between closes it
 AT_ONCE = 200  # unfinished jobs that the stream of an owner tells of
 STRANGERS = 10_000  # jobs that a stream remembers to pass over
