@@ -267,7 +267,7 @@ def test_a_deleted_picture_can_be_restored_until_it_is_purged(store, clock):
         painted(store, picture(0, "aa" * 32), picture(1, "bb" * 32), picture(2, "cc" * 32)),
         painted(store, picture(0, "bb" * 32)),
     )
-    store.add_upload("anna", "cc" * 32, 9, "image/png")
+    store.add_job("anna", {"image": f"upload:{store.add_upload('anna', 'cc' * 32, 9, 'image/png').id}"}, 1, None, 1)
     first = {one.number: one for one in store.pictures() if one.job == store.pictures()[-1].job}
     assert not store.delete(first[0].id, "ben") and store.delete(first[0].id, "anna") and not store.delete(first[0].id)
     assert [one.id for one in store.pictures(deleted=True)] == [first[0].id]
@@ -280,6 +280,27 @@ def test_a_deleted_picture_can_be_restored_until_it_is_purged(store, clock):
     assert store.purge(clock.now - 1) == [] or len(store.pictures(deleted=True)) < 3
     assert store.purge(clock.now + 1) in (["aa" * 32], []) and store.pictures(deleted=True) == []
     assert store.digests() == {"bb" * 32, "cc" * 32} and not store.restore(first[0].id)
+
+
+def test_the_words_of_a_job_go_with_its_last_picture_and_uploads_with_their_last_job(store, clock):
+    used, unused = (store.add_upload("anna", letter * 32, 9, "image/png").id for letter in ("ab", "cd"))
+    job = store.add_job("anna", {"controls": [{"image": f"canny:upload:{used}"}]}, 2, "k", 1)
+    held = store.claim("w", 9.0)[0]
+    store.finish(job.id, held.attempt, "w", [picture(0, "aa" * 32), picture(1, "bb" * 32)])
+    waits, failed = (store.add_job("anna", {"prompt": words}, 1, None, 1).id for words in ("waits", "failed"))
+    store.cancel(failed)
+    clock.now += 100
+    assert store.purge(clock.now - 1) == ["cd" * 32] and store.upload(unused) is None
+    assert store.job(failed) is None and store.job(waits) and store.job(job.id) and store.upload(used)
+    first, second = store.pictures_of([job.id])[job.id]
+    store.delete(first.id)
+    clock.now += 100
+    assert store.purge(clock.now - 1) == ["aa" * 32] and store.job(job.id), "its other picture is still there"
+    store.delete(second.id)
+    assert store.purge(clock.now - 1) == [], "what was just deleted can be restored"
+    clock.now += 100
+    assert store.purge(clock.now - 1) == ["ab" * 32, "bb" * 32] and store.job(job.id) is None
+    assert store.upload(used) is None and store.job(waits)
 
 
 def test_uploads_tokens_meta_and_the_log(store, clock):

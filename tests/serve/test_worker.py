@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,14 @@ from tests.serve.databases import hasty
 
 from limner.errors import NotSaved
 from limner.pipeline import Model, load
-from limner.place import find_place
+from limner.place import Place, find_place
 from limner.provenance.metadata import is_marked, read_receipt
 from limner.recipe import Recipe
 from limner.serve import previews
 from limner.serve import worker as module
+from limner.serve.admission import budget
+from limner.serve.capabilities import capabilities
+from limner.serve.config import Config
 from limner.serve.files import Files
 from limner.serve.hand import Hands
 from limner.serve.previews import SIDE, Previews, linear_map, neighbours, shapes, webp
@@ -504,3 +508,12 @@ def test_a_killed_worker_is_started_again_and_the_job_finishes_once(bench: Bench
     (found,), (wanted,) = bench.pictures(job), alone(tiny, job.wishes)
     assert np.abs(np.asarray(found).astype(int) - wanted).max() <= 1  # other threads sum in another order
     assert len(list(bench.files.folder.rglob("*/*"))) == 1  # and nothing half-written
+
+
+def test_a_worker_tells_the_memory_of_a_device_that_has_its_own(monkeypatch: pytest.MonkeyPatch):
+    assert "memory" not in capabilities(PLACE, "mini", {})
+    card = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    place = Place(torch.device("cuda"), torch.float16, "a test")
+    known = capabilities(place, "mini", {})
+    assert known["memory"] == 80 * 2**30 and budget(Config(), known) == int(0.8 * 80 * 2**30)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import sqlite3
 import threading
@@ -35,6 +36,7 @@ ATTEMPTS = 5  # runs that may die under a job before it is given up
 BUSY = 30  # seconds that a statement waits for another process's
 WAL_IS_SOUND = (3, 51, 3)  # older SQLite can corrupt a database whose write-ahead log is reset while it is read
 USED = 60  # seconds between two notes of when a token was used, so that not every request is a write
+UPLOAD = re.compile(r"upload:(u_[0-9a-f]{16})")  # in the wishes of a job
 LOCK = 0x6C696D6E  # PostgreSQL's advisory lock of this schema: "limn"
 
 
@@ -409,12 +411,22 @@ class Store:
             return _changed(c, change.values(deleted=to(self._now(c))))
 
     def purge(self, older_than: float) -> list[str]:
-        """Forget the pictures that were deleted before a time; returns the digests that no row names any more."""
-        old = p.deleted.is_not(None) & (p.deleted < older_than)
+        """Forget what nobody sees since a time: pictures that were deleted, then jobs that ended and have no picture
+        (with the words in them), then uploads that no job names. Returns the digests that no row names any more.
+        """
+        u = uploads_.c
+        binned = p.deleted.is_not(None) & (p.deleted < older_than)
+        over = j.state.in_(("done", "failed", "cancelled")) & (j.finished < older_than)
         with self._write() as c:
-            gone = set(c.scalars(sa.select(p.sha256).where(old)))
-            c.execute(pictures_.delete().where(old))
-            return sorted(gone - _digests(c))
+            before = _digests(c)
+            c.execute(pictures_.delete().where(binned))
+            c.execute(jobs_.delete().where(over & ~sa.exists().where(p.job == j.id)))
+            wishes = sa.type_coerce(j.wishes, Text)
+            told = c.scalars(sa.select(wishes).where(wishes.contains("upload:")))
+            named = {id for one in told for id in UPLOAD.findall(one)}
+            if old := set(c.scalars(sa.select(u.id).where(u.created < older_than))) - named:
+                c.execute(uploads_.delete().where(u.id == sa.bindparam("old")), [{"old": id} for id in old])
+            return sorted(before - _digests(c))
 
     def digests(self) -> set[str]:
         """Every file that a row names: what a sweep must keep."""
