@@ -30,7 +30,8 @@ from limner.serve.config import Config
 from limner.serve.files import Files
 from limner.serve.hand import Hands
 from limner.serve.run import listen
-from limner.serve.store import Job, NewPicture, Store
+from limner.serve.store import Store
+from limner.serve.tables import Job, NewPicture
 
 CAPABILITIES: dict[str, Any] = {
     "limner": "0.1.0",

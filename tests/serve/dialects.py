@@ -24,7 +24,8 @@ from limner.serve.app import create_app
 from limner.serve.config import Config
 from limner.serve.files import Files
 from limner.serve.run import listen
-from limner.serve.store import Job, NewPicture, Store
+from limner.serve.store import Store
+from limner.serve.tables import Job, NewPicture
 
 SD = {  # a model of another family, which paints no alpha
     "name": "sd", "family": "sd15", "styles": [], "multiple": 8, "alpha": False,

@@ -23,7 +23,8 @@ import sqlalchemy as sa
 from limner.errors import NotSaved
 from limner.serve import store as module
 from limner.serve.files import Files
-from limner.serve.store import NewPicture, Store
+from limner.serve.store import Store
+from limner.serve.tables import NewPicture
 
 LEASE = 0.25  # seconds; short, so that jobs are stolen from the living as well
 MOMENTS = ("claim", "claimed", "step", "write", "sync", "rename", "row", "commit", "committed")

@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw
 from limner.provenance.metadata import Receipt, chunks
 from limner.recipe import Recipe
 from limner.serve.files import Files
-from limner.serve.store import Job, NewPicture, Store
+from limner.serve.store import Store
+from limner.serve.tables import Job, NewPicture
 from limner.serve.wishes import Order
 
 NAME, LEASE = "painter", 30.0

@@ -26,7 +26,8 @@ from tests.serve.databases import KINDS, emptied, hasty, url_of
 
 from limner.errors import BadInput, NotSaved
 from limner.serve import store as module
-from limner.serve.store import ATTEMPTS, Job, NewPicture, Store
+from limner.serve.store import ATTEMPTS, Store
+from limner.serve.tables import Job, NewPicture
 
 OWNERS, WORKERS, KEYS = ("anna", "ben", "cleo"), ("w1", "w2"), ("k1", "k2", None)
 LEASE = 30.0

@@ -34,7 +34,8 @@ from limner.serve.config import Config
 from limner.serve.files import Files
 from limner.serve.hand import Hands
 from limner.serve.previews import SIDE, Previews, linear_map, neighbours, shapes, webp
-from limner.serve.store import Job, Store
+from limner.serve.store import Store
+from limner.serve.tables import Job
 from limner.serve.wishes import key
 from limner.serve.worker import NO_MEMORY, Event, Lines, Shelf, Worker, model_key, sentence_of
 from limner.tasks.run import begin, painting

@@ -15,7 +15,8 @@ from limner.errors import BadInput
 
 if TYPE_CHECKING:
     from limner.serve.config import Config
-    from limner.serve.store import Store, Token
+    from limner.serve.store import Store
+    from limner.serve.tables import Token
 
 app = App(name="serve", help="Serve a page that paints, and an API.")
 token = App(name="token", help="Who may come in: add, list and revoke tokens.")

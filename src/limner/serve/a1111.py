@@ -43,7 +43,7 @@ from limner.serve.dialect import (
 )
 from limner.serve.routes import Here, Painter, Reader
 from limner.serve.seams import Parts, Refused, Who
-from limner.serve.store import Job
+from limner.serve.tables import Job
 from limner.serve.wishes import CHANCE
 
 STRENGTH = 0.75  # of img2img and of the second pass, where none is said

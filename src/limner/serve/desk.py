@@ -18,7 +18,7 @@ from limner.recipe import MAX_SEED
 from limner.serve.admission import affordable, room
 from limner.serve.seams import Parts, Refused, Who
 from limner.serve.shapes import Carried, JobShape, carried, job_shape
-from limner.serve.store import Job, Picture
+from limner.serve.tables import Job, Picture
 from limner.serve.tokens import without_words
 from limner.serve.wishes import MOST, SHOWN, complete, fits, key, networks, only_known, shown, walked
 

@@ -31,7 +31,7 @@ from limner.serve import desk
 from limner.serve.desk import aside
 from limner.serve.events import watch
 from limner.serve.seams import Parts, Refused, Who
-from limner.serve.store import Job, Picture
+from limner.serve.tables import Job, Picture
 
 DECODED = 2**24  # pixels of a picture that is decoded here: 64 MB
 INSIDE = ("an error inside", "its worker died")  # how sentences begin that no change of the request mends

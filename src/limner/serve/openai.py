@@ -44,7 +44,7 @@ from limner.serve.dialect import (
 from limner.serve.events import watch
 from limner.serve.routes import Here, Painter
 from limner.serve.seams import Parts, Refused, Who
-from limner.serve.store import Job
+from limner.serve.tables import Job
 from limner.serve.wishes import CHANCE, refusal
 
 VARIATION = 0.3  # how far variations lean to another seed: the subject stays, details differ

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from limner.serve.store import Job, Picture, Upload
+    from limner.serve.tables import Job, Picture, Upload
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Seconds = Annotated[float, Field(description="Seconds since 1970, UTC.")]

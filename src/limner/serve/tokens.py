@@ -28,7 +28,8 @@ from limner.serve.seams import LOCAL, SCOPES, Refused, Scope, Who, parts_of, who
 
 if TYPE_CHECKING:
     from limner.serve.config import Config
-    from limner.serve.store import Store, Token
+    from limner.serve.store import Store
+    from limner.serve.tables import Token
 
 __all__ = ["add", "check_start", "digest", "door", "everyone_is_local", "make", "said", "who", "without_words"]
 

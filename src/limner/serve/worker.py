@@ -36,7 +36,8 @@ from limner.recipe import Recipe
 from limner.serve.capabilities import capabilities, networks
 from limner.serve.files import Files
 from limner.serve.previews import Previews, webp
-from limner.serve.store import Job, NewPicture, Store
+from limner.serve.store import Store
+from limner.serve.tables import Job, NewPicture
 from limner.tasks.run import BATCH, begin, painting, several, walks
 from limner.tasks.task import Beside, Painted, fetch, load_for
 from limner.types import Step
