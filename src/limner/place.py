@@ -30,6 +30,11 @@ class Place:
         """
         return self.device.type == "cpu" and self.dtype != torch.float32
 
+    @property
+    def memory(self) -> int:
+        """Bytes of a device that has its own; 0: it computes in the machine's."""
+        return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else 0
+
     def settle(self, net: nn.Module) -> nn.Module:
         """On the device, the weights of linear and convolutional layers in `dtype` for good, all others in fp32.
 

@@ -49,16 +49,11 @@ def capabilities(place: Place, default: str, beside: Mapping[str, Mapping[str, P
         "device": str(place.device),
         "dtype": str(place.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        **({"memory": memory} if (memory := _memory(place.device)) else {}),
+        **({"memory": place.memory} if place.memory else {}),
         "watch": True,  # a job can be painted with every step shown
         "checks": CHECKS,
         "marks": MARKS,
     }
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes of a device that has its own; 0: it computes in the machine's."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
 
 def _names(registry: Registry[Any]) -> list[dict[str, Any]]:
