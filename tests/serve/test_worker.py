@@ -27,17 +27,20 @@ from limner.place import Place, find_place
 from limner.provenance.metadata import is_marked, read_receipt
 from limner.recipe import Recipe
 from limner.serve import previews
+from limner.serve import shelf as shelves
 from limner.serve import worker as module
 from limner.serve.admission import budget
 from limner.serve.capabilities import capabilities
 from limner.serve.config import Config
 from limner.serve.files import Files
 from limner.serve.hand import Hands
+from limner.serve.making import NO_MEMORY, sentence_of
 from limner.serve.previews import SIDE, Previews, linear_map, neighbours, shapes, webp
+from limner.serve.shelf import Event, Shelf, model_key
 from limner.serve.store import Store
 from limner.serve.tables import Job
 from limner.serve.wishes import key
-from limner.serve.worker import NO_MEMORY, Event, Lines, Shelf, Worker, model_key, sentence_of
+from limner.serve.worker import Lines, Worker
 from limner.tasks.run import begin, painting
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*word pieces.*")
@@ -325,9 +328,9 @@ def test_as_many_models_are_kept_as_the_limit_says(tiny: Model, monkeypatch: pyt
         return model
 
     said: list[Event] = []
-    monkeypatch.setattr(module, "load_for", loaded)
-    monkeypatch.setattr(module, "Previews", lambda _: None)
-    monkeypatch.setattr(module, "tidy", lambda: None)  # which looks at every object there is
+    monkeypatch.setattr(shelves, "load_for", loaded)
+    monkeypatch.setattr(shelves, "Previews", lambda _: None)
+    monkeypatch.setattr(shelves, "tidy", lambda: None)  # which looks at every object there is
     shelf = Shelf(PLACE, most, said.append)
     for name in "abaca":  # with room for two, the one used longest ago goes
         shelf(Recipe(model=name))

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
-import io
 import itertools
 import json
 import os
@@ -20,30 +18,26 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-import torch
-
 from limner.errors import BadInput, LimnerError
 from limner.pipeline import Model
 from limner.place import Place, find_place
-from limner.provenance.metadata import Receipt, chunks
 from limner.recipe import Recipe
 from limner.serve.capabilities import capabilities, networks
 from limner.serve.files import Files
+from limner.serve.making import out_of_memory, png, recipes_of, renamed, sentence_of
 from limner.serve.previews import Previews, webp
+from limner.serve.shelf import Event, Shelf, model_key, tidy
 from limner.serve.store import Store
 from limner.serve.tables import Job, NewPicture
-from limner.tasks.run import BATCH, begin, painting, several, walks
-from limner.tasks.task import Beside, Painted, fetch, load_for
+from limner.tasks.run import BATCH, begin, painting, walks
+from limner.tasks.task import Beside, Painted, fetch
 from limner.types import Step
-from limner.wildcards import expand
 
-Event = dict[str, Any]
 LEASE = 30.0  # seconds after which a job whose worker says nothing belongs to whoever claims it
 BEAT = 5.0  # seconds between two renewals
 POLL = 2.0  # seconds after which a worker looks for jobs though nobody woke it
@@ -53,7 +47,6 @@ OFTEN = 0.25  # seconds between two previews at least
 SHARE = 0.02  # of the time that previews may take
 LATEST = 15.0  # seconds after the end of its input at which a worker ends in the middle of a step
 EDGES = "canny:"  # before the picture of a control
-NO_MEMORY = "there is not enough memory for this picture; a smaller one may fit"
 
 
 class Stopped(Exception):
@@ -84,50 +77,6 @@ class Work:
 
 
 Wanted = tuple[Work, int]  # a job and the number of one of its pictures
-
-
-class Shelf:
-    """The models that are loaded, at most `most`; the one used longest ago goes before another is loaded."""
-
-    def __init__(self, place: Place, most: int, say: Callable[[Event], None]) -> None:
-        self._place, self._most, self._say = place, max(1, most), say
-        self._models: OrderedDict[object, tuple[Model, Previews]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._models)
-
-    def __call__(self, recipe: Recipe) -> tuple[Model, Previews]:
-        """The model that a recipe names, with the files that join it."""
-        key = model_key(recipe)
-        if key not in self._models:
-            while len(self._models) >= self._most:
-                self._models.popitem(last=False)
-            tidy()
-            self._say({"event": "loading", "model": recipe.model})
-            begun = time.monotonic()
-            try:
-                model = load_for(recipe, self._place)
-                _ = model.digests  # which stand in every receipt
-                self._models[key] = (model, Previews(model))
-            finally:  # also where it failed, the worker waits no more
-                self._say({"event": "loaded", "model": recipe.model, "seconds": round(time.monotonic() - begun, 3)})
-        self._models.move_to_end(key)
-        return self._models[key]
-
-    def clear(self) -> None:
-        self._models.clear()
-        tidy()
-
-
-def model_key(recipe: Recipe) -> object:
-    return (recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings)
-
-
-def tidy() -> None:
-    """Give memory back that nobody uses."""
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
 
 
 class Worker:
@@ -274,7 +223,7 @@ class Worker:
         try:
             wishes = self._found(job, said)
             model, _ = self._loaded(Recipe.of(wishes))
-            work = Work(job, _recipes(model, wishes, job.count), said)
+            work = Work(job, recipes_of(model, wishes, job.count), said)
         except Exception as error:
             self._fail(job, error, said)
             return None
@@ -448,8 +397,8 @@ class Worker:
         if not work.live:
             return
         try:
-            own = _renamed(one.recipe, work.said)
-            image, data = _png(one, own, model)
+            own = renamed(one.recipe, work.said)
+            image, data = png(one, own, model)
             digest = self.files.put(data)
             told = own.model_dump(mode="json")
             work.pictures[number] = NewPicture(number, digest, len(data), *image, own.prompt, own.seed, told)
@@ -505,54 +454,6 @@ def _half(wanted: Sequence[Wanted], groups: Sequence[Sequence[Wanted]], done: in
     """Whether some seeds of the next picture were tried already, which would be lost."""
     tried = sum(len(group) for group in groups[:at])
     return tried > sum(work.recipes[i].best_of for work, i in wanted[:done])
-
-
-def _recipes(model: Model, wishes: dict[str, Any], count: int) -> list[Recipe]:
-    """A recipe a picture; where prompts hold choices, each seed chooses for itself, as on the command line."""
-    first, prompt, each = wishes.get("seed", 0), wishes.get("prompt", ""), wishes.get("best_of", 1)
-    texts = [expand(prompt, first + i * each) if model.family.towers else prompt for i in range(count)]
-    if len(set(texts)) == 1:
-        return several(begin(model, **wishes | {"prompt": texts[0]}), count)
-    return [begin(model, **wishes | {"prompt": text, "seed": first + i * each}) for i, text in enumerate(texts)]
-
-
-def _renamed(recipe: Recipe, said: Mapping[str, str]) -> Recipe:
-    """A recipe as a picture carries it: no path of this machine where the wishes said a name."""
-    if not said:
-        return recipe
-
-    def named(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: named(inside) for name, inside in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [named(inside) for inside in value]
-        return said.get(value, value) if isinstance(value, str) else value
-
-    fields = ("image", "mask", "upscaler", "embeddings", "controls", "picture_prompts")
-    told = recipe.model_dump()
-    return recipe.but(**{name: named(told[name]) for name in fields})
-
-
-def _png(one: Painted, recipe: Recipe, model: Model) -> tuple[tuple[int, int], bytes]:
-    """Width and height, and the file with its receipt and marks, as the command line writes it."""
-    image, file = one.image, io.BytesIO()
-    parts = chunks(Receipt.of(recipe, model))
-    image.save(file, "PNG", pnginfo=parts.png, compress_level=6, icc_profile=image.info.get("icc_profile"))
-    return image.size, file.getvalue()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    said = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said
-
-
-def sentence_of(error: Exception) -> str:
-    """What the one who ordered is told; no more of an error inside than its kind and its words."""
-    if out_of_memory(error):
-        return NO_MEMORY
-    if isinstance(error, LimnerError):
-        return str(error)
-    return f"an error inside: {type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 class Lines:
