@@ -242,6 +242,12 @@ def test_queue_is_reordered_and_emptied(page: Page):
     expect(rows).to_have_text(["third", "first", "second"])
     page.get_by_role("button", name="Later: first").click()
     expect(rows).to_have_text(["third", "second", "first"])
+    waiting = page.locator("#queue li")
+    low, high = {"x": 20, "y": 40}, {"x": 20, "y": 4}
+    waiting.first.drag_to(waiting.last, source_position=high, target_position=low)
+    expect(rows).to_have_text(["second", "first", "third"])
+    waiting.last.drag_to(waiting.first, source_position=high, target_position=high)
+    expect(rows).to_have_text(["third", "second", "first"])
     page.get_by_role("button", name="Remove: second").click()
     expect(rows).to_have_text(["third", "first"])
     page.get_by_role("button", name="Put it back").click()
