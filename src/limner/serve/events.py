@@ -30,7 +30,7 @@ class News:
     """Everything that the hands and the desk tell, to every stream that listens; it lives on the server's loop."""
 
     def __init__(self) -> None:
-        self._ears: set[Subscription] = set()
+        self._ears: dict[Subscription, str | None] = {}  # each with the one job that it is about, or with none
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -38,16 +38,20 @@ class News:
         return len(self._ears)
 
     def tell(self, event: dict[str, Any]) -> None:
-        for ear in tuple(self._ears):
-            ear.put(event)
+        for ear, id in tuple(self._ears.items()):
+            if id is None or event.get("job") in (None, id):
+                ear.put(event)
 
-    def listen(self) -> Subscription:
-        """What is told from now on; to be entered with `with`."""
-        ear = Subscription(self._ears.discard)
-        self._ears.add(ear)
+    def listen(self, id: str | None = None) -> Subscription:
+        """What is told from now on, of one job or of all; to be entered with `with`."""
+        ear = Subscription(self._leave)
+        self._ears[ear] = id
         if self._closed:
             ear.close()
         return ear
+
+    def _leave(self, ear: Subscription) -> None:
+        self._ears.pop(ear, None)
 
     async def repeat(self, hands: Hands) -> None:
         """Tell what the hands tell, until they stop."""
@@ -140,7 +144,7 @@ class Scene:
 async def watch(parts: Parts, owner: str, id: str | None = None) -> AsyncGenerator[Told]:
     """What becomes of one job of an owner, to its end, or of all of them, for as long as somebody listens."""
     scene = Scene(parts, owner, id)
-    with parts.news.listen() as heard:
+    with parts.news.listen(id) as heard:
         due = 0.0
         while not scene.over:
             if (wait := due - time.monotonic()) <= 0:
@@ -155,6 +159,8 @@ async def watch(parts: Parts, owner: str, id: str | None = None) -> AsyncGenerat
                 continue
             except StopAsyncIteration:
                 return
+            if id is not None and event["event"] == "step":
+                due = time.monotonic() + LOOK  # what steps is still ours
             async for one in scene.hear(event):
                 yield one
 
