@@ -27,12 +27,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
 from limner.client import Client
+
+if TYPE_CHECKING:
+    from limner.pipeline import Model
 
 Rows = dict[str, float]
 SMALL = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 1.0}
@@ -73,10 +78,15 @@ def child(parent: int) -> int:
     for _ in range(200):
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(") ")[2].split()[1]) == parent:
+                if entry.name.isdigit() and int(stat(int(entry.name))[1]) == parent:
                     return int(entry.name)
         time.sleep(0.05)
     raise RuntimeError("the server has started no worker")
+
+
+def stat(pid: int) -> list[str]:
+    """What Linux tells of a process after its name: its state, its parent, ..."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
 
 
 def memory(pid: int) -> float:
@@ -87,7 +97,7 @@ def memory(pid: int) -> float:
 
 def seconds(pid: int) -> float:
     """Of processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    fields = stat(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -141,18 +151,21 @@ def page(executable: str) -> Rows:
 
 def batch(count: int) -> tuple[float, float]:
     """Seconds, and seconds of processor time, of so many pictures in one call of this process."""
-    import limner
     from limner.tasks.run import begin, painting
 
-    global model
-    model = model or limner.load("mini")
+    model = loaded()
     recipe = begin(model, prompt="a red apple", seed=0)
     begun, used = time.perf_counter(), time.process_time()
     list(painting(model, recipe, count))
     return time.perf_counter() - begun, time.process_time() - used
 
 
-model = None  # of the process that `batch` runs in
+@cache
+def loaded() -> Model:
+    """The model, once in the process that `batch` runs in."""
+    import limner
+
+    return limner.load("mini")
 
 
 def throughput(count: int, users: int = 8, rounds: int = 5) -> Rows:

@@ -131,7 +131,7 @@ class Scene:
         if id is None:
             if self.id is None and kind in ("ready", "loading", "loaded", "died"):
                 yield "worker", {name: event[name] for name in ("event", "model", "seconds") if name in event}
-        elif id == self.id or (self.id is None and id not in self._strangers):
+        elif id not in self._strangers:
             if passing := kind in ("step", "preview"):
                 self._near.add(id)
             if not passing or self._known.get(id, ("",))[0] != "running":
@@ -159,8 +159,6 @@ async def watch(parts: Parts, owner: str, id: str | None = None) -> AsyncGenerat
                 continue
             except StopAsyncIteration:
                 return
-            if id is not None and event["event"] == "step":
-                due = time.monotonic() + LOOK  # what steps is still ours
             async for one in scene.hear(event):
                 yield one
 
