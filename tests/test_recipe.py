@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner.errors import BadInput, UnknownName
-from limner.recipe import MAX_SEED, Recipe
+from limner.recipe import EFFORTS, MAX_SEED, Recipe
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 VERSION_1 = (
@@ -27,7 +27,16 @@ def test_json_and_back_is_the_same_recipe(prompt: str, negative: str, seed: int,
 def test_version_1_keeps_loading():
     recipe = Recipe.from_json(VERSION_1)
     assert recipe == Recipe(prompt="a red apple", seed=7, style="flat")
-    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 3}).items()
+    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 4}).items()
+
+
+def test_an_effort_is_a_word_for_fields_and_those_that_are_told_stay():
+    recipe = Recipe.of({"effort": "balanced", "late": 0.5})
+    assert recipe == Recipe(deep_every=EFFORTS["balanced"]["deep_every"], guide_every=4, late=0.5)
+    assert Recipe.of({"effort": "exact"}) == Recipe()
+    assert "effort" not in recipe.model_dump()
+    with pytest.raises(UnknownName, match="no effort is called 'fst': did you mean fast"):
+        Recipe.of({"effort": "fst"})
 
 
 def test_the_id_tells_recipes_apart_and_nothing_else():
@@ -86,9 +95,9 @@ def test_but_checks_again():
     [
         ("{", "not the JSON of a recipe"),
         ("[1]", "no object"),
-        ('{"version": 4}', "of version 4; this Limner knows up to 3"),
-        ('{"version": "new"}', "version should be 3, not 'new'"),
-        ('{"version": 0}', "version should be 3, not 0"),
+        ('{"version": 5}', "of version 5; this Limner knows up to 4"),
+        ('{"version": "new"}', "version should be 4, not 'new'"),
+        ('{"version": 0}', "version should be 4, not 0"),
         ('{"cfg_scale": NaN}', "cfg_scale should be"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from limner.diffusion.path import Discrete, Path
+from limner.diffusion.thrift import Memory, Thrift
 from limner.errors import BadInput, BadWeights, UnknownName
 from limner.families import Defaults, Family
 from limner.families.recognise import Checkpoint, Part, recognise
@@ -91,7 +93,7 @@ class Model:
     @property
     def convolves(self) -> bool:
         """Whether the denoiser knows places through its convolutions alone, so that it can go around (UNets)."""
-        return isinstance(self.nets["denoiser"], Unet)
+        return self.family.nets["denoiser"].build is Unet
 
     @property
     def guidance_inside(self) -> bool:
@@ -141,14 +143,23 @@ class Model:
             raise UnknownName("style", style, self.family.styles)
         return self.family.styles.index(style) + 1
 
-    def denoiser(self, cond: Cond, skip: tuple[int, ...] = (), steer: Steer | None = None) -> Denoiser:
+    def denoiser(
+        self,
+        cond: Cond,
+        skip: tuple[int, ...] = (),
+        steer: Steer | None = None,
+        thrift: Thrift | None = None,
+        few: int = 1,
+    ) -> Denoiser:
         """The network and its path as a function (x, t) -> x0; a cond of fewer rows serves x over and over.
 
         skip: blocks of a transformer that are left out, for skip-layer guidance. steer: (x, clock, cond, t) -> cond,
-        what is told besides at each step, as by a ControlNet.
+        what is told besides at each step, as by a ControlNet. thrift: the steps at which the deep layers are asked; at
+        the others they are carried over. few: a UNet's attention in large pictures sees every few-th row and column.
         """
         net = self._around("denoiser")
-        left: dict[str, Any] = {"skip": skip} if skip else {}
+        memory = Memory(thrift) if thrift else None
+        wishes: dict[str, Any] = ({"skip": skip} if skip else {}) | ({"few": few} if few > 1 else {})
 
         @torch.inference_mode()
         def denoise(x: Tensor, t: float) -> Tensor:
@@ -161,7 +172,8 @@ class Model:
                 for i in range(0, len(x), size):
                     part, told = x[i : i + size], every.row(i) if size < len(x) else every
                     told = steer(part, clock[:size], told, t) if steer else told
-                    rows.append(net(part, clock[:size], told, **left))
+                    kept = {"deep": functools.partial(memory, part, t)} if memory else {}
+                    rows.append(net(part, clock[:size], told, **wishes, **kept))
             answer = torch.cat(rows)
             return self.path.x0(x, answer.float().contiguous(), t)
 

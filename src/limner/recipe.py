@@ -10,11 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from limner.errors import BadInput, UnknownName
 
-VERSION = 3
+VERSION = 4
 MAX_SEED = 2**63 - 1
 Task = Literal["paint", "edit", "inpaint", "outpaint", "upscale", "tile"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Few = Annotated[int, Field(ge=1, le=100)]  # every, every second, every third ...
 Pixels = Annotated[int, Field(ge=0, le=2**16)]
+
+
+EFFORTS: dict[str, dict[str, Any]] = {  # points on the measured curve of time against fidelity
+    "exact": {},
+    "balanced": {"deep_every": 4, "guide_every": 4, "late": 0.7},
+    "fast": {"deep_every": 4, "guide_every": 4, "late": 0.8, "few_keys": 2},
+}
 
 
 class Facts(BaseModel):
@@ -58,7 +66,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     task: Task = "paint"
     model: str = "mini"  # a name or a path
     prompt: str = ""  # empty: unconditional
@@ -108,6 +116,10 @@ class Recipe(BaseModel):
     variation: Share = 0.0  # how far
     toward: str = ""  # another prompt
     blend: Share = 0.0  # how much of it
+    deep_every: Few = 1  # late steps whose deep layers are asked; the others carry over what the last two gave
+    guide_every: Few = 1  # late steps at which guidance is computed anew
+    late: Share = 0.7  # the time, 1 is noise, from which steps are late
+    few_keys: Annotated[int, Field(ge=1, le=4)] = 1  # rows and columns of a large picture that UNets' attention sees
     regions: tuple[Region, ...] = ()
     controls: tuple[Control, ...] = ()
     picture_prompts: tuple[PicturePrompt, ...] = ()
@@ -161,7 +173,7 @@ class Recipe(BaseModel):
     def of(cls, fields: dict[str, Any]) -> Self:
         """A recipe from loose fields; the error is one sentence."""
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate(spent(fields))
         except ValidationError as error:
             first = error.errors()[0]
             where, found = ".".join(str(part) for part in first["loc"]), _short(first["input"])
@@ -183,7 +195,16 @@ class Recipe(BaseModel):
         version = fields.get("version", VERSION)
         if isinstance(version, int) and version > VERSION:
             raise BadInput(f"the recipe is of version {version}; this Limner knows up to {VERSION}")
-        return cls.of(fields | {"version": VERSION} if version in (1, 2) else fields)  # each only has more fields
+        return cls.of(fields | {"version": VERSION} if version in (1, 2, 3) else fields)  # each only has more fields
+
+
+def spent(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields in which `effort` is a word for several; those that are told themselves stay as they are told."""
+    if "effort" not in fields:
+        return fields
+    if str(effort := fields["effort"]) not in EFFORTS:
+        raise UnknownName("effort", str(effort), EFFORTS)
+    return EFFORTS[effort] | {name: value for name, value in fields.items() if name != "effort"}
 
 
 def _short(value: object) -> str:

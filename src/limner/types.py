@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
+Deep = Callable[[Callable[[], Tensor]], Tensor]  # what deep layers give: by the function it is handed, or without
 Denoiser = Callable[[Tensor, float], Tensor]  # (x: B C h w, t in [0, 1]) -> x0: B C h w, fp32, pure
 
 

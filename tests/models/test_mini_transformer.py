@@ -127,3 +127,15 @@ def test_a_condition_without_its_parts_is_refused_in_words(model, missing):
 def test_an_odd_depth_is_refused_where_it_is_made():
     with pytest.raises(ValueError, match="depth 3"):
         MiniTransformer(replace(TINY, depth=3))
+
+
+@torch.no_grad()
+def test_what_deep_blocks_gave_can_stand_for_them(model):
+    x, t = noise(2)
+    plain, gave = model(x, t, cond(2)), []
+    assert torch.equal(model(x, t, cond(2), deep=lambda inner: gave.append(inner()) or gave[0]), plain)
+    calls = []
+    model.blocks[1].register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(model(x, t, cond(2), deep=lambda _: gave[0]), plain)
+    assert not calls
+    assert not torch.equal(model(x, t, cond(2), deep=lambda _: gave[0] + 1), plain)

@@ -127,3 +127,17 @@ def test_what_does_not_fit_is_refused():
         model(x, t, cond)
     with pytest.raises(ValueError, match="needs tokens and pooled"):
         model(x, t, replace(cond, pooled=None))
+
+
+@torch.no_grad()
+def test_what_deep_blocks_add_can_stand_for_them():
+    config = replace(PLAIN, depth=6, qk_norm="rms", dual=3)
+    net = ours(reference(config), config)
+    x, t, cond = case()
+    plain, gave = net(x, t, cond), []
+    torch.testing.assert_close(net(x, t, cond, deep=lambda inner: gave.append(inner()) or gave[0]), plain)
+    calls = []
+    net.joint_blocks[3].register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(net(x, t, cond, deep=lambda _: gave[0]), plain)
+    assert not calls
+    assert not torch.allclose(net(x, t, cond, deep=lambda _: gave[0] + 1), plain)

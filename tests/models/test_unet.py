@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 from tests.conftest import randomised
 from torch import Tensor
 
-from limner.models.unet import Unet, UnetConfig, config_of
+from limner.models.unet import Told, TransformerBlock, Unet, UnetConfig, config_of, thinned
 from limner.types import Cond
 from limner.weights.layout import translate
 from limner.weights.names.unet import diffusers
@@ -163,3 +164,59 @@ def test_what_it_cannot_take_is_refused():
         plain(torch.zeros(1, 9, 8, 8, device="meta"), torch.zeros(1, device="meta"), Cond(torch.zeros(1, 9, 40)))
     with pytest.raises(ValueError, match="needs pooled text and sizes"):
         large(torch.zeros(1, 4, 8, 8, device="meta"), torch.zeros(1, device="meta"), Cond(torch.zeros(1, 9, 40)))
+
+
+def asked_deep(net: Unet, *told: Any, **more: Any) -> tuple[Tensor, list[Tensor]]:
+    """The answer with the deep layers asked, and what they gave."""
+    gave: list[Tensor] = []
+
+    def deep(inner):
+        gave.append(inner())
+        return gave[-1]
+
+    return net(*told, deep=deep, **more), gave
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sdxl-refiner"])
+@torch.no_grad()
+def test_what_deep_layers_gave_can_stand_for_them(kind: str):
+    config = KINDS[kind]
+    net = randomised(Unet(config).eval())
+    x, t, cond = case(config)
+    plain = net(x, t, cond)
+    answer, gave = asked_deep(net, x, t, cond)
+    assert torch.equal(answer, plain)
+    calls = []
+    hook = net.middle_block.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(net(x, t, cond, deep=lambda _: gave[0]), plain)
+    hook.remove()
+    assert not calls
+    assert not torch.equal(net(x, t, cond, deep=lambda _: gave[0] + 1), plain)
+
+
+@torch.no_grad()
+def test_deep_layers_go_with_controls_hints_and_picture_prompts():
+    config = KINDS["sd15"]
+    net = randomised(Unet(config).eval())
+    x, t, cond = case(config, (16, 16))
+    draw = torch.Generator().manual_seed(2)
+    kept, middle = net.down(x, Told(net.told(t, cond), cond.tokens), repeat(()))
+    control = tuple(torch.randn(k.shape, generator=draw) for k in (*kept, middle))
+    attentions = [layer.attn2 for layer in net.modules() if isinstance(layer, TransformerBlock)]
+    seen = tuple(torch.randn(2, 3, a.to_k.out_features, generator=draw) for a in attentions for _ in range(2))
+    told_all = replace(cond, control=control, seen=(seen,))
+    plain = net(x, t, told_all)
+    answer, gave = asked_deep(net, x, t, told_all)
+    assert torch.equal(answer, plain)
+    assert torch.equal(net(x, t, told_all, deep=lambda _: gave[0]), plain)
+
+
+@torch.no_grad()
+def test_few_keys_thin_out_large_pictures_alone():
+    config = KINDS["sd15"]
+    net = randomised(Unet(config).eval())
+    for sides, changes in (((16, 16), False), ((34, 32), True)):
+        x, t, cond = case(config, sides)
+        assert torch.equal(net(x, t, cond), net(x, t, cond, few=2)) is not changes
+    assert thinned(40, 30, 2).tolist()[:16] == [*range(0, 30, 2), 60]
+    assert len(thinned(8, 8, 2)) == 64

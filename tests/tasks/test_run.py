@@ -137,3 +137,36 @@ def test_a_refiner_ends_the_second_pass_too(model: Model, tiny_folder: Path):
     recipe = small(model, hires=1.5, hires_strength=1.0)
     handed = paint(model, recipe.but(refiner=str(tiny_folder), refine_at=0.4))
     assert torch.allclose(handed, paint(model, recipe), atol=NEAR)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "euler_ancestral"])
+def test_a_thrifty_batch_is_its_pictures_alone(model: Model, sampler: str):
+    recipe = small(model, sampler=sampler, steps=8, effort="fast")
+    together = paint(model, recipe, 3)
+    for i in range(3):
+        assert torch.allclose(together[i], paint(model, recipe.but(seed=7 + i))[0], atol=NEAR)
+
+
+def test_thrift_asks_less_and_stays_near(model: Model):
+    asked = []
+    inside = list(model.nets["denoiser"].blocks)[1]  # a deep one
+    hook = inside.register_forward_hook(lambda *_: asked.append(1))
+    wishes = {"steps": 12, "sampler": "dpmpp_2m"}
+    exact = paint(model, small(model, **wishes))
+    whole = len(asked)
+    near = paint(model, small(model, **wishes, effort="balanced"))
+    thrifty = len(asked) - whole
+    rough = paint(model, small(model, **wishes, deep_every=12, guide_every=12, late=1.0))
+    hook.remove()
+    assert thrifty < 0.8 * whole
+    assert 0 < (near - exact).square().mean() < (rough - exact).square().mean()
+
+
+def test_every_step_whole_changes_nothing(model: Model):
+    assert torch.equal(paint(model, small(model, late=0.9)), paint(model, small(model)))
+
+
+def test_thin_attention_is_for_unets(model: Model):
+    with pytest.raises(BadInput, match="few_keys thins out the attention of UNets; mini has another denoiser"):
+        small(model, few_keys=2)
+    assert small(model, effort="fast").few_keys == 1

@@ -102,6 +102,13 @@ class Wishes:
     ] = None
     window: Annotated[Number, flag("Side of the tiles of a large picture, in pixels.", "--window")] = None
     overlap: Annotated[Number, flag("Of those tiles, in pixels.", "--overlap")] = None
+    effort: Annotated[Text, flag("exact, balanced or fast: steps that are not computed whole.", "--effort")] = None
+    deep_every: Annotated[Number, flag("Ask deep layers at every so many late steps.", "--deep-every")] = None
+    guide_every: Annotated[Number, flag("Compute guidance anew at every so many late steps.", "--guide-every")] = None
+    late: Annotated[Real, flag("The time from which steps are late; 1 is noise.", "--late")] = None
+    few_keys: Annotated[
+        Number, flag("Attend to every so many rows and columns of a large picture (UNets).", "--few-keys")
+    ] = None
     best_of: Annotated[Number, flag("Try so many seeds for each picture, keep the best.", "--best-of")] = None
     model: Annotated[Text, flag("A name, a folder or a .safetensors file.", "--model", "-m")] = None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from limner.diffusion.thrift import Memory
 from limner.errors import BadInput
 from limner.types import Denoiser
 
@@ -25,30 +26,33 @@ class Guided:
     skipped: Denoiser | None = None  # the positive with some layers left out
     skip_scale: float = 0.0
     skip_interval: Interval = (0.0, 1.0)
+    memory: Memory | None = None  # of the difference that the negative makes; None: it is asked at every step
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        return self._estimate(x, t, None if self.scale == 1 or not _within(self.interval, t) else self.negative(x, t))
+        return self._estimate(x, t, self.scale != 1 and _within(self.interval, t))[0]
 
     def pair(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """The guided estimate and the negative's; the same one twice where there is no guidance."""
-        if not _within(self.interval, t):
-            return (x0 := self(x, t)), x0
-        away = self.negative(x, t)
-        return self._estimate(x, t, away), away
+        return self._estimate(x, t, _within(self.interval, t))
 
-    def _estimate(self, x: Tensor, t: float, away: Tensor | None) -> Tensor:
+    def _estimate(self, x: Tensor, t: float, guide: bool) -> tuple[Tensor, Tensor]:
         rest = 1 - sum(weight for _, weight in self.positives)
         toward = sum((weight * positive(x, t) for positive, weight in self.positives[1:]), self._first(x, t))
-        if rest:
-            toward = toward + rest * (self.negative(x, t) if away is None else away)
-        x0 = toward if away is None else away + self.scale * (toward - away)
+        if not guide and not rest:
+            away = toward
+        elif self.memory is None:
+            away = self.negative(x, t)
+        else:
+            away = toward - self.memory(x, t, lambda: toward - self.negative(x, t))
+        toward = toward + rest * away if rest else toward
+        x0 = away + self.scale * (toward - away) if guide else toward
         if self.skipped is not None and _within(self.skip_interval, t):
             x0 = x0 + self.skip_scale * (toward - self.skipped(x, t))
-        if self.rescale and away is not None:
+        if self.rescale and guide:
             every = tuple(range(1, x.ndim))
             ratio = toward.std(every, keepdim=True) / x0.std(every, keepdim=True).clamp(min=1e-6)
             x0 = x0 * (1 + self.rescale * (ratio - 1))
-        return x0
+        return x0, away if guide else x0
 
     def _first(self, x: Tensor, t: float) -> Tensor:
         positive, weight = self.positives[0]

@@ -12,7 +12,7 @@ from itertools import pairwise, repeat
 
 from torch import Tensor, nn
 
-from limner.models.unet import Trunk, UnetConfig, trunk_of
+from limner.models.unet import Told, Trunk, UnetConfig, trunk_of
 from limner.types import Cond, Tensors
 
 
@@ -56,6 +56,6 @@ class ControlNet(Trunk):
         if x.shape[1] != self.config.channels:
             raise ValueError(f"this ControlNet takes {self.config.channels} channels, not {x.shape[1]}")
         seen = self.input_hint_block(hint)  # B D h w
-        kept, y = self.down(x, self.told(t, cond), cond.tokens, repeat(()), first=seen)
+        kept, y = self.down(x, Told(self.told(t, cond), cond.tokens), repeat(()), first=seen)
         sides = [zero(k) for zero, k in zip(self.zero_convs, kept, strict=True)]
         return *sides, self.middle_block_out(y)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import rotary_2d, rotate, timestep_embedding
-from limner.types import Cond
+from limner.types import Cond, Deep
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,11 @@ class MiniTransformer(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """x: B C h w; t: B in [0, 1]; cond: tokens, pooled, mask and style. Gives x0: B C h w, fp32."""
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None) -> Tensor:
+        """x: B C h w; t: B in [0, 1]; cond: tokens, pooled, mask and style. Gives x0: B C h w, fp32.
+
+        deep: asks all blocks but the first and the last, or carries over what they gave.
+        """
         if cond.pooled is None or cond.mask is None or cond.style is None:
             raise ValueError("the mini denoiser needs tokens, pooled, mask and style")
         p = self.config.patch
@@ -129,12 +132,20 @@ class MiniTransformer(nn.Module):
         y = torch.cat([image, words], dim=1)  # B T+L D
         mask = torch.cat([torch.ones_like(image[:, :, 0], dtype=torch.bool), cond.mask], dim=1)  # B T+L
         turn = rotary_2d(h, w, self.config.width // self.config.heads, x.device)
-        kept: list[Tensor] = []
-        half = self.config.depth // 2
-        for i, block in enumerate(self.blocks):
-            y = block(y, kept.pop() if i >= half else None, mod, turn, mask, h, w)
-            if i < half:
-                kept.append(y)
+        first, *inside, last = self.blocks
+        half = len(inside) // 2
+        outer = first(y, None, mod, turn, mask, h, w)
+
+        def inner() -> Tensor:
+            y = outer
+            kept: list[Tensor] = []
+            for i, block in enumerate(inside):
+                y = block(y, kept.pop() if i >= half else None, mod, turn, mask, h, w)
+                if i < half:
+                    kept.append(y)
+            return y
+
+        y = last(deep(inner) if deep else inner(), outer, mod, turn, mask, h, w)
         shift, scale = self.last(told)[:, None].chunk(2, dim=-1)  # B 1 D each
         y = F.layer_norm(y[:, : h * w], y.shape[-1:]) * (1 + scale) + shift
         y = self.head(y).float().transpose(1, 2).unflatten(2, (h, w))  # B C*p*p h/p w/p

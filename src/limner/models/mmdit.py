@@ -19,8 +19,9 @@ from limner.errors import BadInput
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
 from limner.nn.norm import RMSNorm
-from limner.types import Cond
+from limner.types import Cond, Deep
 
+EDGE = 2  # blocks at either end that are asked anew where the change that the others make is carried over
 HEAD = 64  # width of a head in every published network
 CLOCK = 256  # width of the embedding of the time
 
@@ -163,10 +164,11 @@ class MMDiT(nn.Module):
         )
         self.final_layer = FinalLayer(config)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, skip: tuple[int, ...] = ()) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, skip: tuple[int, ...] = (), deep: Deep | None = None) -> Tensor:
         """x: B C h w; t: B in 0 .. 1000; cond: tokens and pooled. Gives the velocity: B C h w, fp32.
 
-        skip: blocks that are left out, for skip-layer guidance.
+        skip: blocks that are left out, for skip-layer guidance. deep: asks all but the outer blocks for what they add
+        to picture and words (as Chen et al. 2024, arXiv 2406.01125), or carries it over.
         """
         if cond.pooled is None:
             raise ValueError("the MMDiT needs tokens and pooled")
@@ -176,10 +178,20 @@ class MMDiT(nn.Module):
         image = image + self.places(h, w)
         words = self.context_embedder(cond.tokens).float()  # B L D
         told = self.t_embedder(timestep_embedding(t, CLOCK)) + self.y_embedder(cond.pooled)  # B D
-        for i, block in enumerate(self.joint_blocks):
-            if i not in skip:
-                image, words = block(image, words, told)
-        y = self.final_layer(image, told).float()  # B T p*p*C
+
+        def through(both: Tensor, start: int, end: int) -> Tensor:
+            image, words = both.split([h * w, both.shape[1] - h * w], dim=1)
+            for i in range(start, end):
+                if i not in skip:
+                    image, words = self.joint_blocks[i](image, words, told)
+            return torch.cat([image, words], dim=1)
+
+        end = self.config.depth - EDGE
+        both = through(torch.cat([image, words], dim=1), 0, min(EDGE, end))  # B T+L D
+        if end > EDGE:
+            both = both + deep(lambda: through(both, EDGE, end) - both) if deep else through(both, EDGE, end)
+        both = through(both, max(end, 0), self.config.depth)
+        y = self.final_layer(both[:, : h * w], told).float()  # B T p*p*C
         y = y.unflatten(2, (p, p, -1)).unflatten(1, (h, w))  # B h/p w/p p p C
         return y.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # B C h w
 

@@ -18,10 +18,22 @@ from torch import Tensor, nn
 
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
-from limner.types import Cond, Tensors
+from limner.types import Cond, Deep, Tensors
+
+EDGE = 2  # steps at either end that are asked anew where the deep ones are carried over
+MANY = 1024  # places above which `few` thins out what they attend to
 
 Pair = tuple[Tensor, Tensor]  # a key and a value, B S D each
 Seen = Iterator[tuple[Pair, ...]]  # for one cross-attention after another: a pair of each picture prompt
+
+
+@dataclass(frozen=True)
+class Told:
+    """What every step is told."""
+
+    time: Tensor  # B 4D: the time, and for SDXL pooled text and sizes
+    words: Tensor  # B L D
+    few: int = 1  # self-attention in large pictures sees every few-th row and column of keys and values
 
 
 @dataclass(frozen=True)
@@ -138,9 +150,10 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(width, context, heads)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: Tensor, words: Tensor, seen: Sequence[Pair] = ()) -> Tensor:
+    def forward(self, x: Tensor, words: Tensor, seen: Sequence[Pair] = (), places: Tensor | None = None) -> Tensor:
+        """places: of the T that x attends to in itself; None: all of them."""
         y = self.norm1(x)
-        x = x + self.attn1(y, y)  # B T D
+        x = x + self.attn1(y, y if places is None else y[:, places])  # B T D
         x = x + self.attn2(self.norm2(x), words, seen)
         return x + self.ff(self.norm3(x))
 
@@ -155,16 +168,23 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(TransformerBlock(width, config.context, heads) for _ in range(depth))
         self.proj_out = nn.Linear(width, width) if config.linear else nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor, words: Tensor, seen: Seen) -> Tensor:
+    def forward(self, x: Tensor, told: Told, seen: Seen) -> Tensor:
+        places = thinned(x.shape[2], x.shape[3], told.few).to(x.device) if told.few > 1 else None
         y = self.norm(x)  # B D h w
         y = y if self.linear else self.proj_in(y)
         y = y.flatten(2).transpose(1, 2)  # B T D
         y = self.proj_in(y) if self.linear else y
         for block in self.transformer_blocks:
-            y = block(y, words, next(seen))
+            y = block(y, told.words, next(seen), places)
         y = self.proj_out(y) if self.linear else y
         y = y.transpose(1, 2).unflatten(2, x.shape[2:])  # B D h w
         return x + (y if self.linear else self.proj_out(y))
+
+
+def thinned(h: int, w: int, few: int) -> Tensor:
+    """The places of every few-th row and column (Smith et al. 2024, arXiv 2402.13573), or all where they are few."""
+    every = torch.arange(h * w).view(h, w)
+    return (every[::few, ::few] if h * w > MANY else every).flatten()
 
 
 class Downsample(nn.Module):
@@ -222,20 +242,30 @@ class Trunk(nn.Module):
         return nn.ModuleList([*layers, *([SpatialTransformer(out, depth, self.config)] if depth else []), *more])
 
     def down(
-        self, y: Tensor, told: Tensor, words: Tensor, seen: Seen, first: Tensor | None = None, hints: Tensors = ()
+        self, y: Tensor, told: Told, seen: Seen, first: Tensor | None = None, hints: Tensors = ()
     ) -> tuple[list[Tensor], Tensor]:
         """What each step on the way down gives, and the middle.
 
         first joins the first step (a ControlNet's picture); hints join the levels, and one more the middle.
         """
+        joins = self.joins(hints) | ({} if first is None else {0: first})
+        kept = self.descend(y, told, seen, range(len(self.input_blocks)), joins)
+        return kept, self.middle(kept[-1], told, seen, hints)
+
+    def joins(self, hints: Tensors) -> dict[int, Tensor]:
+        return dict(zip(self.ends, hints, strict=False))
+
+    def descend(self, y: Tensor, told: Told, seen: Seen, steps: range, joins: Mapping[int, Tensor]) -> list[Tensor]:
+        """What each of these steps on the way down gives, with what joins it."""
         kept: list[Tensor] = []
-        joins = dict(zip(self.ends, hints, strict=False)) | ({} if first is None else {0: first})
-        for i, step in enumerate(self.input_blocks):
-            y = self.walk(step, y, told, words, seen)  # type: ignore[arg-type]
+        for i in steps:
+            y = self.walk(self.input_blocks[i], y, told, seen)  # type: ignore[arg-type]
             y = y + joins[i] if i in joins else y
             kept.append(y)
-        y = self.walk(self.middle_block, y, told, words, seen)
-        return kept, sum(hints[len(self.ends) :], y)
+        return kept
+
+    def middle(self, y: Tensor, told: Told, seen: Seen, hints: Tensors) -> Tensor:
+        return sum(hints[len(self.ends) :], self.walk(self.middle_block, y, told, seen))
 
     def told(self, t: Tensor, cond: Cond) -> Tensor:
         """The time and, where they are built in, the guidance scale, the pooled text and the sizes: B 4D."""
@@ -259,15 +289,13 @@ class Trunk(nn.Module):
         return torch.cat([cond.pooled, sizes], dim=1)
 
     @staticmethod
-    def walk(
-        step: nn.ModuleList, x: Tensor, told: Tensor, words: Tensor, seen: Seen, size: tuple[int, int] = (0, 0)
-    ) -> Tensor:
+    def walk(step: nn.ModuleList, x: Tensor, told: Told, seen: Seen, size: tuple[int, int] = (0, 0)) -> Tensor:
         for layer in step:
             match layer:
                 case ResBlock():
-                    x = layer(x, told)
+                    x = layer(x, told.time)
                 case SpatialTransformer():
-                    x = layer(x, words, seen)
+                    x = layer(x, told, seen)
                 case Upsample():
                     x = layer(x, size)
                 case _:
@@ -290,25 +318,56 @@ class Unet(Trunk):
             nn.GroupNorm(config.groups, channels), nn.SiLU(), nn.Conv2d(channels, config.out, 3, padding=1)
         )
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, few: int = 1) -> Tensor:
         """x: B C h w; t: B, stations 0 .. 999; cond: tokens, and for SDXL pooled and sizes. Gives B C h w, fp32.
 
         cond.image, B C' h w, is laid beside x: a mask and a masked picture, a picture to edit, a depth map.
         cond.control joins what is kept, cond.hints what each level ends with, cond.seen every attention to the words.
+        deep: asks all but the outer steps, or carries over what they gave. few: see `Told`.
         """
-        told = self.told(t, cond)  # B 4D
-        seen = iter(_by_attention(cond.seen)) if cond.seen else repeat(())
+        told = Told(self.told(t, cond), cond.tokens, few)
+        first, inside, last = self._seen(cond.seen)
         y = x if cond.image is None else torch.cat([x, cond.image], dim=1)
         if y.shape[1] != self.config.channels:
             raise ValueError(f"this UNet takes {self.config.channels} channels, not {y.shape[1]}")
-        kept, y = self.down(y, told, cond.tokens, seen, hints=cond.hints)
-        if cond.control:
-            *sides, centre = cond.control
-            kept, y = [k + side for k, side in zip(kept, sides, strict=True)], y + centre
-        for step in self.output_blocks:
-            y = torch.cat([y, kept.pop()], dim=1)
-            y = self.walk(step, y, told, cond.tokens, seen, kept[-1].shape[-2:] if kept else (0, 0))  # type: ignore
+        joins = self.joins(cond.hints)
+        kept = self.descend(y, told, first, range(EDGE), joins)
+
+        def inner() -> Tensor:
+            low = self.descend(kept[-1], told, inside, range(EDGE, len(self.input_blocks)), joins)
+            y = self.middle(low[-1], told, inside, cond.hints)
+            if cond.control:
+                y = y + cond.control[-1]
+            return self.ascend(y, [*kept, *low], told, inside, self.output_blocks[:-EDGE], cond.control)
+
+        y = deep(inner) if deep else inner()
+        y = self.ascend(y, kept, told, last, self.output_blocks[-EDGE:], cond.control)
         return self.out(y).float()  # B C h w
+
+    def ascend(
+        self, y: Tensor, kept: list[Tensor], told: Told, seen: Seen, steps: nn.ModuleList, control: Tensors
+    ) -> Tensor:
+        """The way up over these steps; each takes the last of what is kept, with a ControlNet's part of it."""
+        for step in steps:
+            i = len(kept) - 1
+            side = kept[i] + control[i] if control else kept[i]
+            kept = kept[:i]
+            y = torch.cat([y, side], dim=1)
+            y = self.walk(step, y, told, seen, kept[-1].shape[-2:] if kept else (0, 0))  # type: ignore[arg-type]
+        return y
+
+    def _seen(self, seen: tuple[Tensors, ...]) -> tuple[Seen, Seen, Seen]:
+        """What the attentions of the first steps, the deep ones and the last see."""
+        if not seen:
+            return repeat(()), repeat(()), repeat(())
+        pairs = _by_attention(seen)
+        first, last = (_attentions(steps) for steps in (self.input_blocks[:EDGE], self.output_blocks[-EDGE:]))
+        end = len(pairs) - last
+        return iter(pairs[:first]), iter(pairs[first:end]), iter(pairs[end:])
+
+
+def _attentions(steps: nn.Module) -> int:
+    return sum(isinstance(layer, TransformerBlock) for layer in steps.modules())
 
 
 def _by_attention(seen: tuple[Tensors, ...]) -> list[tuple[Pair, ...]]:

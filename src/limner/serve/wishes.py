@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from limner.errors import BadInput, UnknownName, nearest
-from limner.recipe import MAX_SEED, VERSION, Recipe
+from limner.recipe import EFFORTS, MAX_SEED, VERSION, Recipe, spent
 from limner.serve.seams import Refused
 
 CHANCE = 2**32  # seeds drawn at random stay below this: ten digits are enough to type again
@@ -29,8 +29,11 @@ class Wishes(Recipe):
 
     model_config = ConfigDict(title="Recipe")
 
-    version: Literal[1, 2, 3] = 3  # type: ignore[assignment]  # each only has more fields than the one before
+    version: Literal[1, 2, 3, 4] = 4  # type: ignore[assignment]  # each only has more fields than the one before
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1  # -1: any; the server draws it
+    effort: Annotated[
+        str, Field(pattern=f"^({'|'.join(EFFORTS)})$", description="A word for several fields; see `spent`.")
+    ] = "exact"
 
     def given(self) -> dict[str, Any]:
         """The fields that were said, as JSON has them."""
@@ -61,9 +64,14 @@ def read(kind: type[BaseModel], body: bytes) -> Any:
     Types are strict: "5" is no number. But 5.0 is one without a fraction, as JSON Schema has it.
     """
     try:
-        plain = json.dumps(json.loads(body, parse_float=_number))
+        told = json.loads(body, parse_float=_number)
+        if kind is Order and isinstance(told, dict) and isinstance(told.get("recipe"), dict):
+            told["recipe"] = spent(told["recipe"])
+        plain = json.dumps(told)
     except (ValueError, RecursionError) as error:
         raise Refused(422, f"the body is not JSON: {_short(str(error))}") from error
+    except UnknownName as error:
+        raise Refused(422, str(error), "effort") from error
     try:
         return kind.model_validate_json(plain, strict=True)
     except ValidationError as error:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limner.control import steering
 from limner.diffusion.guide import composed, instructed, skip_layer, staged
+from limner.diffusion.thrift import Memory, Thrift
 from limner.diffusion.wrap import Window, regional, rolled, tiled, windows
 from limner.errors import BadInput
 from limner.models.text.prompt import parse
@@ -172,15 +173,18 @@ def _guided(
             told = None if inside is None else inside.expand(len(cond))
             laid = None if image is None else image.expand(len(cond), -1, -1, -1)
             cond = replace(cond, image=laid, guidance=told)
-            stages.append((stations[round(until * recipe.steps)], model.denoiser(cond, skip, steer)))
+            denoiser = model.denoiser(cond, skip, steer, deep, recipe.few_keys)
+            stages.append((stations[round(until * recipe.steps)], denoiser))
         return staged(stages) if len(stages) > 1 else stages[0][1]
 
+    deep, guide = (Thrift.over(stations, n, recipe.late) for n in (recipe.deep_every, recipe.guide_every))
     positives = [(speak(said), said.weight) for said in talk.wanted]
     negative = speak(talk.unwanted)
     if model.variant == "edit" and image is not None:
         blank = speak(talk.unwanted, torch.zeros_like(image))
         return instructed(positives[0][0], negative, blank, scale, recipe.image_cfg)
     found = composed(positives, negative, scale, recipe.cfg_interval, recipe.cfg_rescale)
+    found = replace(found, memory=Memory(guide)) if guide else found
     if recipe.skip_layers:
         early, late = (stations[round(share * recipe.steps)] for share in recipe.skip_interval)
         skipped = speak(talk.wanted[0], skip=recipe.skip_layers)

@@ -1,0 +1,71 @@
+"""Steps that are not computed whole: what changes slowly from step to step is carried over.
+
+After DeepCache (Ma et al. 2023, arXiv 2312.00858): a network's deep layers change slowly, so between two steps that are
+computed whole its outer layers alone are asked, and the deep ones are carried forward. The same goes for the difference
+that guidance makes. What the early steps decide is seen in the whole picture, so all of those are whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LEAN = 0.5  # of the way that a straight line through the last two whole steps would go; 0 and 1 were both worse
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """Which steps of a walk are whole: all down to the time `late`, from there every `every`-th."""
+
+    stations: tuple[float, ...]
+    every: int
+    late: float
+
+    @classmethod
+    def over(cls, stations: Sequence[float], every: int, late: float) -> Thrift | None:
+        """None where every step is whole."""
+        return cls(tuple(sorted(stations, reverse=True)), every, late) if every > 1 else None
+
+    def whole(self, t: float) -> bool:
+        """Whether the step at t is; times between two stations belong to the one before."""
+        last = sum(station > self.late for station in self.stations)  # the steps before the late ones
+        at = sum(station >= t for station in self.stations)
+        return t > self.late or (at - last) % self.every == 0
+
+
+class Memory:
+    """What was computed at the last two whole steps, for one denoiser.
+
+    Windows, rows and second looks of a step are told apart by their order in it. Where a walk goes back to noise,
+    everything is computed anew.
+    """
+
+    def __init__(self, thrift: Thrift) -> None:
+        self.thrift = thrift
+        self._found: dict[tuple[int, torch.Size], list[tuple[float, Tensor]]] = {}  # (t, value), the newest last
+        self._t, self._order = -1.0, 0
+
+    def __call__(self, x: Tensor, t: float, compute: Callable[[], Tensor]) -> Tensor:
+        """The value at t for input x: computed, or carried over from the last whole steps."""
+        self._order = self._order + 1 if t == self._t else 0
+        if t > self._t:
+            self._found.clear()
+        self._t = t
+        found = self._found.setdefault((self._order, x.shape), [])
+        if found and not self.thrift.whole(t):
+            return carried(found, t)
+        value = compute()
+        found[:] = [*found[-1:], (t, value)]
+        return value
+
+
+def carried(found: Sequence[tuple[float, Tensor]], t: float) -> Tensor:
+    """The newest value, leaning to where a straight line through the last two would be at t."""
+    now, value = found[-1]
+    if len(found) < 2:
+        return value
+    before, older = found[-2]
+    return value + (value - older) * (LEAN * (t - now) / (now - before))

@@ -1,0 +1,109 @@
+"""Steps that are not computed whole."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from limner.diffusion.guide import guided
+from limner.diffusion.thrift import LEAN, Memory, Thrift, carried
+
+STATIONS = [1.0, 0.9, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+
+
+def test_early_steps_are_whole_and_then_every_third():
+    thrift = Thrift.over(STATIONS, 3, late=0.7)
+    assert thrift is not None
+    assert [t for t in STATIONS if thrift.whole(t)] == [1.0, 0.9, 0.8, 0.4, 0.1]
+
+
+def test_a_time_between_two_stations_belongs_to_the_one_before():
+    thrift = Thrift.over(STATIONS, 3, late=0.7)
+    assert thrift is not None
+    assert [thrift.whole(t) for t in (0.85, 0.45, 0.35, 0.25)] == [True, False, True, False]
+
+
+def test_every_step_whole_needs_no_thrift():
+    assert Thrift.over(STATIONS, 1, late=0.7) is None
+
+
+def walked(every: int, late: float, value, order: int = 1) -> tuple[list[float], list[list[Tensor]]]:
+    """When values were computed, and what came at every station, `order` times at each."""
+    computed: list[float] = []
+    memory = Memory(Thrift(tuple(STATIONS), every, late))
+
+    def at(t: float, i: int) -> Tensor:
+        def compute() -> Tensor:
+            computed.append(t)
+            return value(t) + i
+
+        return memory(torch.zeros(2, 3), t, compute)
+
+    return computed, [[at(t, i) for i in range(order)] for t in STATIONS]
+
+
+def test_it_computes_at_whole_steps_alone():
+    computed, _ = walked(3, 0.7, lambda t: torch.full((2, 3), t))
+    assert computed == [1.0, 0.9, 0.8, 0.4, 0.1]
+
+
+def test_between_them_it_leans_along_the_line_through_the_last_two():
+    _, values = walked(3, 0.7, lambda t: torch.full((2, 3), 2 * t, dtype=torch.float64))
+    at = dict(zip(STATIONS, values, strict=True))
+    torch.testing.assert_close(at[0.6][0][0, 0].item(), 2 * (0.8 + LEAN * (0.6 - 0.8)))
+    torch.testing.assert_close(at[0.3][0][0, 0].item(), 2 * (0.4 + LEAN * (0.3 - 0.4)))
+
+
+def test_what_does_not_change_is_carried_over_to_the_bit():
+    value = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    _, values = walked(4, 0.9, lambda _: value)
+    assert all(torch.equal(got[0], value) for got in values)
+
+
+def test_windows_of_a_step_are_remembered_each_by_itself():
+    _, values = walked(3, 0.7, lambda _: torch.full((2, 3), 0.0), order=3)
+    assert all([float(got[0, 0]) for got in three] == [0.0, 1.0, 2.0] for three in values)
+
+
+def test_a_walk_that_goes_back_to_noise_begins_anew():
+    memory = Memory(Thrift(tuple(STATIONS), 9, 1.0))
+    x = torch.zeros(1, 1)
+    assert memory(x, 0.6, lambda: torch.tensor([1.0])) == 1
+    assert memory(x, 0.5, lambda: torch.tensor([2.0])) == 1
+    assert memory(x, 0.9, lambda: torch.tensor([3.0])) == 3
+
+
+def test_another_shape_is_computed():
+    memory = Memory(Thrift(tuple(STATIONS), 9, 1.0))
+    assert memory(torch.zeros(1, 1), 0.6, lambda: torch.tensor([1.0])) == 1
+    assert memory(torch.zeros(2, 1), 0.5, lambda: torch.tensor([2.0])) == 2
+
+
+def test_one_value_is_carried_as_it_is():
+    assert carried([(0.8, torch.tensor(5.0))], 0.3) == 5
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.5])
+def test_guidance_carries_the_difference_over(rescale):
+    asked: list[float] = []
+
+    def negative(x: Tensor, t: float) -> Tensor:
+        asked.append(t)
+        return x - 1
+
+    def positive(x: Tensor, t: float) -> Tensor:
+        return x + 1
+
+    plain = guided(positive, negative, 5.0, rescale=rescale)
+    thrifty = replace(plain, memory=Memory(Thrift(tuple(STATIONS), 3, 0.7)))
+    x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    got = [thrifty(x, t) for t in STATIONS]
+    assert asked == [1.0, 0.9, 0.8, 0.4, 0.1]
+    for t, value in zip(STATIONS, got, strict=True):  # the difference is constant, so nothing is lost
+        torch.testing.assert_close(value, plain(x, t))
+    again = replace(plain, memory=Memory(Thrift(tuple(STATIONS), 3, 0.7)))
+    for t in STATIONS:
+        both = again.pair(x, t)
+        torch.testing.assert_close(both[0], plain(x, t))
+        torch.testing.assert_close(both[1], x - 1)
