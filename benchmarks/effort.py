@@ -2,9 +2,9 @@
 
     python benchmarks/effort.py [--steps 24] [--rounds 3] [--sheet SHEET.png]
 
-Every setting paints the same prompts and seeds as the exact walk beside it. It prints the time as a ratio (medians, taken
-in turn), and the mean and least PSNR of the pictures on white against the exact ones. The last rows take fewer steps
-instead, for comparison.
+Every setting paints the same prompts and seeds as the exact walk beside it. It prints the time as a ratio (medians,
+taken in turn), and the mean and least PSNR of the pictures on white against the exact ones. The last rows take fewer
+steps instead, for comparison.
 """
 
 from __future__ import annotations
