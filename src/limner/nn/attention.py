@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MOST_SCORES = 2**25  # scores held at once on the CPU: 128 MiB in fp32; longer pictures go by blocks of queries
+MOST_SCORES = 2**25  # scores that plain products hold at once: 64 MiB in bf16; longer pictures go by blocks of queries
 
 
 def attend(
@@ -22,10 +22,11 @@ def attend(
     mask: B S, True where a key stands. bias: B|1 K|1 T S, added to the scores (a causal mask of -inf, T5's positions).
     scale: on the products; E ** -0.5 unless told.
 
-    On the CPU plain products are 1.3 to 3 times faster than the fused kernel, forward and backward.
+    In bf16 on the CPU plain products are 2.3 to 2.8 times faster than the fused kernel. It serves all else: in fp32 it is
+    the faster one, by up to 3 times.
     """
     keep = None if mask is None else mask[:, None, None, :]  # B 1 1 S
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" or q.dtype == torch.float32:
         if keep is not None and bias is not None:
             bias = bias.masked_fill(~keep, float("-inf"))
         added = keep if bias is None else bias.to(q.dtype)
