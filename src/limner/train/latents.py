@@ -42,13 +42,13 @@ class ComposeConfig:
 
 
 SHARES = {
-    "plain": 0.62,
-    "mirror": 0.1,
-    "recolour": 0.12,
+    "plain": 0.68,
+    "mirror": 0.12,
+    "recolour": 0.06,
     "ground": 0.04,
     "night": 0.02,
-    "count": 0.03,
-    "pair": 0.04,
+    "count": 0.02,
+    "pair": 0.03,
     "hat": 0.03,
 }  # fmt: skip  of what training draws
 
