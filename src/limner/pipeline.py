@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -28,6 +28,7 @@ from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
 from limner.models.unet import Unet
 from limner.models.vae import Vae
+from limner.nets import Nets, bare
 from limner.nn.periodic import periodic
 from limner.nn.tiles import in_tiles
 from limner.place import Place, find_place
@@ -42,27 +43,6 @@ EXACT = ("text", "eye", "judge")  # of a mini model: small, and read in fp32
 LARGE = 3 * 2**19  # pixels above which the autoencoder works in tiles
 TILE, SHARED = 512, 192  # side of a tile, and what neighbours share; mini's decoder sees 104 pixels to a side
 STARTS_FROM = {"edit": "a picture to edit", "depth": "a depth map"}  # variants that words alone do not serve
-
-
-class Nets(Mapping[str, nn.Module]):
-    """Networks as they were mapped from files, each brought to its place when it is first asked for."""
-
-    def __init__(self, nets: Mapping[str, nn.Module], place: Place, exact: Sequence[str] = ()) -> None:
-        self._nets, self._place, self._exact = dict(nets), place, exact
-        self._settled: set[str] = set()
-
-    def __getitem__(self, net: str) -> nn.Module:
-        if net not in self._settled and net in self._nets:
-            exact = replace(self._place, dtype=torch.float32) if net in self._exact else self._place
-            self._nets[net] = exact.settle(self._nets[net])
-            self._settled.add(net)
-        return self._nets[net]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._nets)
-
-    def __len__(self) -> int:
-        return len(self._nets)
 
 
 @dataclass(frozen=True)
@@ -91,12 +71,12 @@ class Model:
     @property
     def convolves(self) -> bool:
         """Whether the denoiser knows places through its convolutions alone, so that it can go around (UNets)."""
-        return isinstance(self.nets["denoiser"], Unet)
+        return isinstance(bare(self.nets, "denoiser"), Unet)
 
     @property
     def guidance_inside(self) -> bool:
         """Whether the denoiser is told a guidance scale and needs no second evaluation (LCM)."""
-        return bool(getattr(getattr(self.nets["denoiser"], "config", None), "guidance", 0))
+        return bool(getattr(getattr(bare(self.nets, "denoiser"), "config", None), "guidance", 0))
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
@@ -147,7 +127,6 @@ class Model:
         skip: blocks of a transformer that are left out, for skip-layer guidance. steer: (x, clock, cond, t) -> cond,
         what is told besides at each step, as by a ControlNet.
         """
-        net = self._around("denoiser")
         left: dict[str, Any] = {"skip": skip} if skip else {}
 
         @torch.inference_mode()
@@ -155,6 +134,7 @@ class Model:
             x = x.contiguous()  # one layout: in bf16 another one is another product, and another picture
             every = cond if len(cond) == len(x) else cond.again(len(x) // len(cond))
             clock = torch.full((len(x),), self.path.clock(t), device=x.device)
+            net = self._around("denoiser")  # at each step: who held it would keep it in memory
             with self.place.autocast():
                 size = 1 if self.place.one_by_one else len(x)
                 rows = []
@@ -218,10 +198,16 @@ class Model:
             return picture
         if not fast and not torch.isfinite(picture).all() and self.place.dtype == torch.float16:
             warnings.warn("the autoencoder overflowed in fp16; decoded again in fp32", stacklevel=5)
-            picture = cast(Vae, net.float()).decode(z)
-            self.place.settle(net)
+            picture = self._overflowed(net, z)
         rgb = (picture if fast else picture / 2 + 0.5).clamp(0, 1)  # B 3 H W
         return torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1)
+
+    def _overflowed(self, net: nn.Module, z: Tensor) -> Tensor:
+        if isinstance(self.nets, Nets) and self.place.keep != "all":
+            return cast(Vae, self.nets.exactly("autoencoder")).decode(z)
+        picture = cast(Vae, net.float()).decode(z)
+        self.place.settle(net)
+        return picture
 
     def beside(self, h: int, w: int, picture: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """What the denoiser wants laid beside latents of h w: 1 C' h w, or nothing.
@@ -261,7 +247,7 @@ class Model:
             raise BadInput(f"this {self.family.name} model has no tiny decoder (TAESD); give one beside the model")
         return cast(nn.Module, net)
 
-    @cached_property
+    @property
     def eye(self) -> Eye:
         if "eye" not in self.nets:
             raise BadInput(f"this {self.family.name} model has no eye, which --best-of and describe need")
