@@ -15,6 +15,7 @@ from limner.place import Place
 from limner.weights.io import release
 
 LARGE = 64 * 2**20  # bytes in the file from which on a network makes room for others: mini's, and tiny ones, do not
+FP32 = 4  # bytes
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -66,6 +67,20 @@ class Nets(Mapping[str, nn.Module]):
         if self._place.keep == "one":
             self._ready = {net: there for net, there in self._ready.items() if size(self._bare[net]) < LARGE}
 
+    def weight(self, net: str) -> int:
+        """Bytes that a network will take when it is brought to its place; 0: it is there."""
+        wide = self._place_of(net).dtype.itemsize
+        return 0 if net in self._ready else sum(_sizes(self._bare[net], wide))
+
+    def layer(self, net: str) -> int:
+        """Bytes that the largest layer of a network will take, with all that is not streamed."""
+        if net in self._ready:
+            return 0
+        bare, wide = self._bare[net], self._place_of(net).dtype.itemsize
+        if size(bare) < LARGE:
+            return self.weight(net)
+        return max(_sizes(bare, wide, STREAMED)) + sum(_sizes(bare, wide)) - sum(_sizes(bare, wide, STREAMED))
+
     def _place_of(self, net: str) -> Place:
         return replace(self._place, dtype=torch.float32) if net in self._exact else self._place
 
@@ -73,6 +88,17 @@ class Nets(Mapping[str, nn.Module]):
 def size(net: nn.Module) -> int:
     """Bytes of its weights, as they are now."""
     return sum(value.numel() * value.element_size() for value in net.parameters())
+
+
+STREAMED = (nn.Linear, nn.Conv2d, nn.Embedding)
+
+
+def _sizes(net: nn.Module, wide: int, kinds: tuple[type[nn.Module], ...] = (nn.Module,)) -> Iterator[int]:
+    """Bytes of each layer of some kinds at its place: weights of products in so many bytes, all others in fp32."""
+    for layer in net.modules():
+        if isinstance(layer, kinds):
+            each = wide if isinstance(layer, (nn.Linear, nn.Conv2d)) else FP32
+            yield each * sum(value.numel() for value in layer.parameters(recurse=False))
 
 
 def bare(nets: Mapping[str, nn.Module], net: str) -> nn.Module:

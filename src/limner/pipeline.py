@@ -20,6 +20,7 @@ from limner.diffusion.path import Discrete, Path
 from limner.errors import BadInput, BadWeights, UnknownName
 from limner.families import Defaults, Family
 from limner.families.recognise import Checkpoint, Part, recognise
+from limner.memory import TILE, TILED, cost_of, free
 from limner.models.bert import pool
 from limner.models.eye import Eye
 from limner.models.mini_autoencoder import MiniAutoencoder
@@ -31,7 +32,7 @@ from limner.models.vae import Vae
 from limner.nets import Nets, bare
 from limner.nn.periodic import periodic
 from limner.nn.tiles import in_tiles
-from limner.place import Place, find_place
+from limner.place import Keep, Place, find_place
 from limner.store import entries, home, stored
 from limner.types import Cond, Denoiser, Steer
 from limner.weights.io import read_tensors, sha256
@@ -40,8 +41,7 @@ from limner.words import Reading, Words, read_towers
 
 SHIPPED = ("mini",)
 EXACT = ("text", "eye", "judge")  # of a mini model: small, and read in fp32
-LARGE = 3 * 2**19  # pixels above which the autoencoder works in tiles
-TILE, SHARED = 512, 192  # side of a tile, and what neighbours share; mini's decoder sees 104 pixels to a side
+SHARED = 192  # pixels that neighbouring tiles share; mini's decoder sees 104 to a side
 STARTS_FROM = {"edit": "a picture to edit", "depth": "a depth map"}  # variants that words alone do not serve
 
 
@@ -58,6 +58,7 @@ class Model:
     diffusion: Path | None = None  # where the files say more of it than the family does
     likes: Defaults | None = None  # defaults, where the files tell a few-step kind
     learned: tuple[Inversion, ...] = ()  # words of textual inversion
+    adapts: bool = False  # it may keep less in memory than its place says, where that is short
     around: tuple[bool, bool] = (False, False)  # whether convolutions go around in x and in y, for seamless pictures
 
     @property
@@ -151,13 +152,25 @@ class Model:
     def to_latent(self, picture: Tensor) -> Tensor:
         """B 4 H W in [0, 1] with premultiplied colour to B C h w; opaque families see it on white.
 
-        Large pictures go in tiles.
+        Large pictures go in tiles, and so do others where memory is short.
         """
         picture = picture.to(self.place.device)
-        if picture.shape[2] * picture.shape[3] > LARGE:
+        if self._tiled(picture.shape[2] * picture.shape[3]):
             whole = replace(self, around=(False, False))
             return in_tiles(whole._encoded, picture, TILE, SHARED, 1 / self.family.latent.factor, self.around)
         return self._encoded(picture)
+
+    def _tiled(self, pixels: int) -> bool:
+        """Whether the autoencoder is to work in tiles: above a size, or where the whole would not fit into memory."""
+        return pixels > TILED or (pixels > TILE**2 and not self._fits(pixels))
+
+    def _fits(self, pixels: int) -> bool:
+        return cost_of(self.family.name).decode * pixels <= (self.place.memory_left or free())
+
+    def keeping(self, keep: Keep) -> Model:
+        """The same model, keeping more or fewer of its networks in memory; before it was first used."""
+        place = replace(self.place, keep=keep)
+        return replace(self, place=place, nets=self.nets.at(place) if isinstance(self.nets, Nets) else self.nets)
 
     def _around(self, net: str) -> nn.Module:
         return periodic(self.nets[net], *self.around) if any(self.around) else self.nets[net]
@@ -174,11 +187,15 @@ class Model:
     def to_image(self, latent: Tensor, fast: bool = False) -> Tensor:
         """B C h w to B 4 H W in [0, 1] with premultiplied colour, on the CPU. fast: by the tiny autoencoder.
 
-        Large pictures come in tiles; those of an autoencoder without norms are the same but for rounding.
+        Large pictures come in tiles, and so do others where memory is short; those of an autoencoder without norms
+        are the same but for rounding.
         """
         side = self.family.latent.factor
-
-        if latent.shape[2] * latent.shape[3] * side**2 > LARGE:
+        pixels = latent.shape[2] * latent.shape[3] * side**2
+        tiled = self._tiled(pixels)
+        if len(latent) > 1 and not self._fits(len(latent) * (TILE**2 if tiled else pixels)):
+            return torch.cat([self.to_image(row, fast) for row in latent.split(1)])
+        if tiled:
             part = replace(self, around=(False, False))
             tile = TILE // side
             return in_tiles(lambda z: part._decoded(z, fast).cpu(), latent, tile, SHARED // side, side, self.around)

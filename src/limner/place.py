@@ -37,6 +37,11 @@ class Place:
         """Bytes of a device that has its own; 0: it computes in the machine's."""
         return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else 0
 
+    @property
+    def memory_left(self) -> int:
+        """Bytes that are free on a device that has its own; 0: it computes in the machine's."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
+
     def settle(self, net: nn.Module) -> nn.Module:
         """On the device, the weights of linear and convolutional layers in `dtype` for good, all others in fp32.
 
