@@ -33,6 +33,13 @@ SDXL: dict[str, dict[str, Any]] = {
     "text": {},
     "text_2": {"width": 1280, "layers": 32, "heads": 20, "hidden": 5120, "projection": 1280, "quick": False},
 }  # fmt: skip
+SD35: dict[str, dict[str, Any]] = {  # medium, with T5
+    "denoiser": {"positions": 384, "qk_norm": "rms", "dual": 13},
+    "autoencoder": {"channels": 16, "quant": False},
+    "text": {"projection": 768},
+    "text_2": SDXL["text_2"],
+    "text_3": {},
+}
 SMALL: dict[str, dict[str, Any]] = {
     "denoiser": {"width": 64, "multiples": (1, 2), "blocks": 1, "depths": (1, 0), "context": 64},
     "autoencoder": {"width": 32, "multiples": (1, 1, 1, 1), "blocks": 1},
@@ -57,11 +64,16 @@ def names_of(family: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str,
     from limner.families import FAMILIES
     from limner.families.recognise import recognise  # noqa: F401  registers the families
     from limner.models.clip import ClipConfig
+    from limner.models.mmdit import MMDiTConfig
+    from limner.models.t5 import T5Config
     from limner.models.unet import UnetConfig
     from limner.models.vae import VaeConfig
     from limner.weights.layout import reshaped
 
-    kinds = {"denoiser": UnetConfig, "autoencoder": VaeConfig, "text": ClipConfig, "text_2": ClipConfig}
+    kinds = {
+        "denoiser": MMDiTConfig if family.startswith("sd3") else UnetConfig, "autoencoder": VaeConfig,
+        "text": ClipConfig, "text_2": ClipConfig, "text_3": T5Config,
+    }  # fmt: skip
     found: dict[str, tuple[int, ...]] = {}
     for net, more in configs.items():
         config = kinds[net](**more)

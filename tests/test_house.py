@@ -16,7 +16,7 @@ FLOORS: list[set[str]] = [
     {"models", "diffusion", "weights"},
     {"families"},
     {"recipe", "words", "pipeline", "image", "files", "store", "hub", "wildcards", "regions", "enlarge", "control"}
-    | {"looker", "picture_prompt", "film", "board", "seams"},
+    | {"looker", "picture_prompt", "film", "board", "seams", "nets", "memory"},
     {"tasks", "train", "evaluate", "intake"},
     {"provenance", "governance", "audit"},
     {"scale", "serve", "client"},

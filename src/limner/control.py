@@ -19,6 +19,7 @@ from limner.image import from_pil, open_picture
 from limner.models.controlnet import ControlNet
 from limner.models.t2i_adapter import T2iAdapter
 from limner.models.unet import Unet
+from limner.nets import bare, placed
 from limner.nn.tiles import Window
 from limner.palette import grey
 from limner.pipeline import Model, build
@@ -64,8 +65,8 @@ class Loaded:
 def load_control(control: Control, file: FilePath, model: Model) -> Loaded:
     """What a recipe says of a control, for a model; `file` is the picture, which lies on black where it is clear."""
     net = build(read_addon(FilePath(control.net).expanduser(), CONTROLNET, T2I_ADAPTER))
-    net = cast(ControlNet | T2iAdapter, model.place.settle(net))
-    check_fit(net, model.nets["denoiser"])
+    net = cast(ControlNet | T2iAdapter, placed(net, model.place))
+    check_fit(net, bare(model.nets, "denoiser"))
     picture = from_pil(open_picture(file))
     picture = edges(picture) if control.image.startswith(EDGES) else picture
     factor = model.family.latent.factor

@@ -20,6 +20,7 @@ from limner.image import fitted, to_pil
 from limner.models.clip_vision import ClipWithEyes, prepare_clip
 from limner.models.eye import Eye
 from limner.models.text.clip_pieces import ClipPieces
+from limner.nets import placed
 from limner.pipeline import SHIPPED, Model, build, find_model, load
 from limner.place import Place
 from limner.weights.io import read_header, sha256
@@ -126,7 +127,7 @@ def clip_looker(path: Path, place: Place) -> ClipLooker:
     quick = quick_gelu(path)
     if quick is not None:
         text, vision = replace(text, quick=quick), replace(vision, quick=quick)
-    net = place.settle(build(replace(part, config=replace(part.config, text=text, vision=vision))))
+    net = placed(build(replace(part, config=replace(part.config, text=text, vision=vision))), place)
     return ClipLooker(cast(ClipWithEyes, net), part.files, place, path.stem)
 
 

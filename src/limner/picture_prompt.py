@@ -16,6 +16,7 @@ from limner.looker import quick_gelu
 from limner.models.clip_vision import ClipVision, ClipVisionConfig, prepare_clip
 from limner.models.ip_adapter import IpAdapter, IpAdapterConfig
 from limner.models.unet import UnetConfig
+from limner.nets import placed
 from limner.pipeline import build
 from limner.place import Place
 from limner.store import home
@@ -48,7 +49,7 @@ def find_prompter(adapter: Path, eyes: Path | None, place: Place) -> Prompter:
     seeing, quick = read_addon(path, CLIP_VISION), quick_gelu(path)
     if quick is not None:
         seeing = replace(seeing, config=replace(seeing.config, quick=quick))
-    nets = [place.settle(build(each)) for each in (part, seeing)]
+    nets = [placed(build(each), place) for each in (part, seeing)]
     return Prompter(cast(IpAdapter, nets[0]), cast(ClipVision, nets[1]), place)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -22,6 +22,7 @@ from limner.diffusion.thrift import Memory, Thrift
 from limner.errors import BadInput, BadWeights, UnknownName
 from limner.families import Defaults, Family
 from limner.families.recognise import Checkpoint, Part, recognise
+from limner.memory import TILE, TILED, cost_of, free
 from limner.models.bert import pool
 from limner.models.eye import Eye
 from limner.models.mini_autoencoder import MiniAutoencoder
@@ -30,9 +31,10 @@ from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
 from limner.models.unet import Unet
 from limner.models.vae import Vae
+from limner.nets import Nets, bare
 from limner.nn.periodic import periodic
 from limner.nn.tiles import in_tiles
-from limner.place import Place, find_place
+from limner.place import Keep, Place, find_place
 from limner.store import entries, home, stored
 from limner.types import Cond, Denoiser, Steer
 from limner.weights.io import read_tensors, sha256
@@ -41,30 +43,8 @@ from limner.words import Reading, Words, read_towers
 
 SHIPPED = ("mini",)
 EXACT = ("text", "eye", "judge")  # of a mini model: small, and read in fp32
-LARGE = 3 * 2**19  # pixels above which the autoencoder works in tiles
-TILE, SHARED = 512, 192  # side of a tile, and what neighbours share; mini's decoder sees 104 pixels to a side
+SHARED = 192  # pixels that neighbouring tiles share; mini's decoder sees 104 to a side
 STARTS_FROM = {"edit": "a picture to edit", "depth": "a depth map"}  # variants that words alone do not serve
-
-
-class Nets(Mapping[str, nn.Module]):
-    """Networks as they were mapped from files, each brought to its place when it is first asked for."""
-
-    def __init__(self, nets: Mapping[str, nn.Module], place: Place, exact: Sequence[str] = ()) -> None:
-        self._nets, self._place, self._exact = dict(nets), place, exact
-        self._settled: set[str] = set()
-
-    def __getitem__(self, net: str) -> nn.Module:
-        if net not in self._settled and net in self._nets:
-            exact = replace(self._place, dtype=torch.float32) if net in self._exact else self._place
-            self._nets[net] = exact.settle(self._nets[net])
-            self._settled.add(net)
-        return self._nets[net]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._nets)
-
-    def __len__(self) -> int:
-        return len(self._nets)
 
 
 @dataclass(frozen=True)
@@ -80,6 +60,7 @@ class Model:
     diffusion: Path | None = None  # where the files say more of it than the family does
     likes: Defaults | None = None  # defaults, where the files tell a few-step kind
     learned: tuple[Inversion, ...] = ()  # words of textual inversion
+    adapts: bool = False  # it may keep less in memory than its place says, where that is short
     around: tuple[bool, bool] = (False, False)  # whether convolutions go around in x and in y, for seamless pictures
 
     @property
@@ -98,7 +79,7 @@ class Model:
     @property
     def guidance_inside(self) -> bool:
         """Whether the denoiser is told a guidance scale and needs no second evaluation (LCM)."""
-        return bool(getattr(getattr(self.nets["denoiser"], "config", None), "guidance", 0))
+        return bool(getattr(getattr(bare(self.nets, "denoiser"), "config", None), "guidance", 0))
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
@@ -157,7 +138,6 @@ class Model:
         what is told besides at each step, as by a ControlNet. thrift: the steps at which the deep layers are asked; at
         the others they are carried over. few: a UNet's attention in large pictures sees every few-th row and column.
         """
-        net = self._around("denoiser")
         memory = Memory(thrift) if thrift else None
         wishes: dict[str, Any] = ({"skip": skip} if skip else {}) | ({"few": few} if few > 1 else {})
 
@@ -166,6 +146,7 @@ class Model:
             x = x.contiguous()  # one layout: in bf16 another one is another product, and another picture
             every = cond if len(cond) == len(x) else cond.again(len(x) // len(cond))
             clock = torch.full((len(x),), self.path.clock(t), device=x.device)
+            net = self._around("denoiser")  # at each step: who held it would keep it in memory
             with self.place.autocast():
                 size = 1 if self.place.one_by_one else len(x)
                 rows = []
@@ -183,13 +164,25 @@ class Model:
     def to_latent(self, picture: Tensor) -> Tensor:
         """B 4 H W in [0, 1] with premultiplied colour to B C h w; opaque families see it on white.
 
-        Large pictures go in tiles.
+        Large pictures go in tiles, and so do others where memory is short.
         """
         picture = picture.to(self.place.device)
-        if picture.shape[2] * picture.shape[3] > LARGE:
+        if self._tiled(picture.shape[2] * picture.shape[3]):
             whole = replace(self, around=(False, False))
             return in_tiles(whole._encoded, picture, TILE, SHARED, 1 / self.family.latent.factor, self.around)
         return self._encoded(picture)
+
+    def _tiled(self, pixels: int) -> bool:
+        """Whether the autoencoder is to work in tiles: above a size, or where the whole would not fit into memory."""
+        return pixels > TILED or (pixels > TILE**2 and not self._fits(pixels))
+
+    def _fits(self, pixels: int) -> bool:
+        return cost_of(self.family.name).decode * pixels <= (self.place.memory_left or free())
+
+    def keeping(self, keep: Keep) -> Model:
+        """The same model, keeping more or fewer of its networks in memory; before it was first used."""
+        place = replace(self.place, keep=keep)
+        return replace(self, place=place, nets=self.nets.at(place) if isinstance(self.nets, Nets) else self.nets)
 
     def _around(self, net: str) -> nn.Module:
         return periodic(self.nets[net], *self.around) if any(self.around) else self.nets[net]
@@ -206,11 +199,15 @@ class Model:
     def to_image(self, latent: Tensor, fast: bool = False) -> Tensor:
         """B C h w to B 4 H W in [0, 1] with premultiplied colour, on the CPU. fast: by the tiny autoencoder.
 
-        Large pictures come in tiles; those of an autoencoder without norms are the same but for rounding.
+        Large pictures come in tiles, and so do others where memory is short; those of an autoencoder without norms
+        are the same but for rounding.
         """
         side = self.family.latent.factor
-
-        if latent.shape[2] * latent.shape[3] * side**2 > LARGE:
+        pixels = latent.shape[2] * latent.shape[3] * side**2
+        tiled = self._tiled(pixels)
+        if len(latent) > 1 and not self._fits(len(latent) * (TILE**2 if tiled else pixels)):
+            return torch.cat([self.to_image(row, fast) for row in latent.split(1)])
+        if tiled:
             part = replace(self, around=(False, False))
             tile = TILE // side
             return in_tiles(lambda z: part._decoded(z, fast).cpu(), latent, tile, SHARED // side, side, self.around)
@@ -230,10 +227,16 @@ class Model:
             return picture
         if not fast and not torch.isfinite(picture).all() and self.place.dtype == torch.float16:
             warnings.warn("the autoencoder overflowed in fp16; decoded again in fp32", stacklevel=5)
-            picture = cast(Vae, net.float()).decode(z)
-            self.place.settle(net)
+            picture = self._overflowed(net, z)
         rgb = (picture if fast else picture / 2 + 0.5).clamp(0, 1)  # B 3 H W
         return torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1)
+
+    def _overflowed(self, net: nn.Module, z: Tensor) -> Tensor:
+        if isinstance(self.nets, Nets) and self.place.keep != "all":
+            return cast(Vae, self.nets.exactly("autoencoder")).decode(z)
+        picture = cast(Vae, net.float()).decode(z)
+        self.place.settle(net)
+        return picture
 
     def beside(self, h: int, w: int, picture: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """What the denoiser wants laid beside latents of h w: 1 C' h w, or nothing.
@@ -273,7 +276,7 @@ class Model:
             raise BadInput(f"this {self.family.name} model has no tiny decoder (TAESD); give one beside the model")
         return cast(nn.Module, net)
 
-    @cached_property
+    @property
     def eye(self) -> Eye:
         if "eye" not in self.nets:
             raise BadInput(f"this {self.family.name} model has no eye, which --best-of and describe need")

@@ -14,6 +14,7 @@ from torch import nn
 from limner.errors import BadInput
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Keep = Literal["all", "one", "layer"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Place:
     device: torch.device
     dtype: torch.dtype  # of the products inside networks; states between them stay fp32
     why: str  # the reason for the dtype, in words
+    keep: Keep = "all"  # what stays in memory: every network, one large one at a time, or one layer at a time
 
     @property
     def one_by_one(self) -> bool:
@@ -34,6 +36,11 @@ class Place:
     def memory(self) -> int:
         """Bytes of a device that has its own; 0: it computes in the machine's."""
         return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else 0
+
+    @property
+    def memory_left(self) -> int:
+        """Bytes that are free on a device that has its own; 0: it computes in the machine's."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
 
     def settle(self, net: nn.Module) -> nn.Module:
         """On the device, the weights of linear and convolutional layers in `dtype` for good, all others in fp32.
@@ -57,7 +64,7 @@ class Place:
                 yield
 
 
-def find_place(device: Device = "auto", dtype: torch.dtype | None = None) -> Place:
+def find_place(device: Device = "auto", dtype: torch.dtype | None = None, keep: Keep = "all") -> Place:
     """The place that a name means on this machine; `auto` takes the fastest there is."""
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
@@ -68,7 +75,7 @@ def find_place(device: Device = "auto", dtype: torch.dtype | None = None) -> Pla
     best, why = _best_dtype(device)
     if dtype is not None:
         best, why = dtype, "asked for"
-    return Place(torch.device(device), best, why)
+    return Place(torch.device(device), best, why, keep)
 
 
 def _best_dtype(device: str) -> tuple[torch.dtype, str]:

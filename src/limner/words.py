@@ -23,6 +23,7 @@ from limner.models.text.clip_pieces import ClipPieces
 from limner.models.text.inversion import Inversion, vectors_for
 from limner.models.text.prompt import Piece, Pieces, parse
 from limner.models.text.t5_pieces import T5Pieces
+from limner.nets import bare
 from limner.types import Cond
 
 Words = str | Pieces
@@ -52,8 +53,10 @@ def read_towers(
     sizes = None
     if "text_3" in family.nets:
         pooled = torch.cat([vector for _, vector in read], dim=1)
-        wanted = cast(MMDiT, nets["denoiser"]).config.context
-        states = _with_t5(states, cast("T5 | None", nets.get("text_3")), t5, pieces, how, wanted, family.pieces)
+        wanted = cast(MMDiT, bare(nets, "denoiser")).config.context
+        states = _with_t5(
+            states, cast("T5 | None", nets.get("text_3") if t5 else None), t5, pieces, how, wanted, family.pieces
+        )
     elif "text_2" in family.nets:
         width, height = how.size
         told: list[float] = [height, width, 0, 0]  # the size it came from, and the corner that was cut off

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from limner import pipeline
 from limner.families import FAMILIES
+from limner.memory import TILE, TILED, machine
 from limner.place import find_place
 from limner.recipe import Recipe
 from limner.serve import admission
-from limner.serve.admission import affordable, budget, canvas, estimate, machine, room, soon
+from limner.serve.admission import affordable, budget, canvas, estimate, room, soon
 from limner.serve.config import Config
 from limner.serve.seams import Refused
 from limner.tasks import run, task
@@ -41,7 +41,6 @@ def status(config: Config, wishes: dict[str, Any], model: dict[str, Any] = MINI,
 
 def test_the_rules_are_the_painter_s():
     assert (admission.BATCH, admission.BATCH_PIXELS) == (run.BATCH, run.BATCH_PIXELS)
-    assert (admission.TILED, admission.TILE) == (pipeline.LARGE, pipeline.TILE)
     assert admission.MOST == task.MOST
     assert set(admission.PARAMETERS) <= set(FAMILIES)  # an example of the docs may have added one
     place = find_place("cpu")
@@ -69,7 +68,7 @@ def test_nothing_that_is_admitted_exceeds_the_budget(
     recipe = Recipe.of(wishes | {"seed": 1})
     measured = (470, 470) if model is MINI else (2681, 4434)  # bytes a pixel: the walk, the autoencoder
     area = recipe.width * recipe.height * recipe.hires**2
-    decoded = area if area <= pipeline.LARGE else pipeline.TILE**2
+    decoded = area if area <= TILED else TILE**2
     weights = 4 * model["parameters"]
     for group in run.walks([recipe.but(seed=i) for i in range(1 + others)]):
         walked = area if max(recipe.width, recipe.height) * recipe.hires <= model["sizes"][1] else 0  # else in windows
@@ -150,6 +149,15 @@ def test_rows_that_are_computed_alone_take_less():
     half = KNOWN | {"dtype": "bfloat16"}
     assert estimate(wishes, MINI, half) < estimate(wishes, MINI, KNOWN)
     assert estimate(wishes, MINI, half | {"device": "cuda"}) > estimate(wishes, MINI, half)
+
+
+def test_what_keeps_less_takes_less():
+    wishes, told = {"width": 512, "height": 512}, SD15 | {"largest": 8.6e8}
+    all_, one, layer = (estimate(wishes, told, KNOWN | {"keep": keep}) for keep in ("all", "one", "layer"))
+    assert all_ - one == 4 * (SD15["parameters"] - told["largest"])
+    assert layer < one - 3 * GB
+    beside = {"refiner": "refiner"}  # of 3e9, which then is the largest
+    assert estimate(wishes | beside, told, KNOWN | {"keep": "one"}) <= one + 4 * (3e9 - 8.6e8)
 
 
 def test_nothing_known_is_no_reason_to_refuse():

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from limner.errors import BadWeights, NotSaved
-from limner.weights.io import DTYPES, MAX_AXES, read_header, read_tensors, sha256, write_tensors
+from limner.weights.io import DTYPES, MAX_AXES, read_header, read_tensors, release, sha256, write_tensors
 
 on_one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=5000)
 
@@ -328,3 +328,28 @@ def test_a_dtype_that_no_reader_knows_is_not_written(tmp_path):
 def test_missing_folders_are_made(tmp_path):
     write_tensors(tmp_path / "a" / "b" / "c.safetensors", {"x": torch.ones(1)})
     assert left_in(tmp_path / "a" / "b") == ["c.safetensors"]
+
+
+def mapped_kilobytes() -> int:
+    return int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system tells nothing of its pages")
+def test_pages_that_are_released_are_gone_and_come_back(tmp_path):
+    before = {"a": torch.arange(2**21, dtype=torch.float32), "b": torch.arange(7.0)}
+    write_tensors(tmp_path / "w.safetensors", before)
+    found = read_tensors(tmp_path / "w.safetensors")
+    found["a"].sum()
+    full = mapped_kilobytes()
+    assert release(found["a"])
+    assert mapped_kilobytes() < full - 7000  # of 8192
+    assert all(torch.equal(found[name], value) for name, value in before.items())
+
+
+def test_a_copy_in_memory_is_never_released(tmp_path):
+    write_tensors(tmp_path / "w.safetensors", {"a": torch.arange(5000.0)})
+    found = read_tensors(tmp_path / "w.safetensors")["a"]
+    copies = found.clone(), found[None].expand(2, -1).contiguous(), torch.ones(3)
+    kept = [copy.clone() for copy in copies]
+    assert not any(release(copy) for copy in copies)
+    assert all(torch.equal(a, b) for a, b in zip(copies, kept, strict=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from limner.cli.making import Bar, Wishes, flag, ready, sides
+from limner.cli.making import Bar, Kept, Wishes, fitted, flag, ready, sides
 from limner.cli.say import as_json, interruptible
 from limner.errors import BadInput
 
@@ -39,6 +39,7 @@ def campaign(
     as_lines: Annotated[bool, flag("Print a line of JSON for each picture.", "--json")] = False,
     quiet: Annotated[bool, flag("Print the paths alone, and show no progress.", "--quiet", "-q")] = False,
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
+    keep: Kept = "auto",
 ) -> None:
     """Paint every row of a table: limner campaign shop.csv --template "a {colour} {fruit}" -o shop
 
@@ -52,7 +53,7 @@ def campaign(
     fields = sides(size) | (wishes or Wishes()).fields()
     if "seed" not in fields:
         fields["seed"] = 0  # the same on the next run, so that rows stay done
-    model, fields = ready(fields, device)
+    model, fields = ready(fields, device, keep)
 
     from limner.tasks.run import begin
 
@@ -69,6 +70,7 @@ def campaign(
     if check:
         print(f"{len(jobs)} rows can be painted")
         return
+    model = fitted(model, [job.recipe for job in jobs])
     done = 0
     with interruptible() as heed, Bar(sum(job.recipe.length for job in jobs), quiet) as bar:
         paint = _painter(model, bar, heed)

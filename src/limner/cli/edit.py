@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from limner.cli.making import Output, Wishes, film, flag, keep_all, ready
+from limner.cli.making import Kept, Output, Wishes, film, flag, keep_all, ready
 from limner.errors import BadInput
 
 Picture = Annotated[Path, Parameter(help="The picture to start from: PNG, JPEG, WebP, TIFF or EXR.")]
@@ -28,6 +28,7 @@ class How:
         int | None, flag("Read pictures of more than 16 megapixels, up to this many.", "--max-pixels")
     ] = None
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto"
+    keep: Kept = "auto"
 
 
 def edit(
@@ -149,7 +150,7 @@ def _sequence(
     files = sequence_files(frames)
     fields = {"task": "edit", "image": str(files[0])} | (wishes or Wishes()).fields()
     fields |= {name: value for name, value in own.items() if value is not None}
-    model, fields = ready(fields, how.device)
+    model, fields = ready(fields, how.device, how.keep)
 
     from limner.image import allowing
     from limner.tasks.run import begin
@@ -182,7 +183,7 @@ def _make(
     fields = {"task": task, "image": str(picture), "prompt": prompt} | (wishes or Wishes()).fields()
     fields |= {name: value for name, value in own.items() if value is not None}
 
-    model, fields = ready(fields, how.device)
+    model, fields = ready(fields, how.device, how.keep)
 
     from limner.image import allowing
     from limner.tasks.run import begin, several

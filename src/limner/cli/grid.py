@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from limner.cli.making import Wishes, batches, flag, ready, sides
+from limner.cli.making import Keeping, Wishes, batches, flag, ready, sides
 from limner.errors import BadInput
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def grid(
     ),
     quiet: Annotated[bool, flag("Print the paths alone, and show no progress.", "--quiet", "-q")] = False,
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
+    memory: Annotated[Keeping, flag("What stays in memory: what --keep is elsewhere.", "--memory")] = "auto",
 ) -> None:
     """Lay settings against one another: limner grid "a cat" --x cfg=3,5,7 --y sampler=euler,dpmpp_2m
 
@@ -53,7 +54,7 @@ def grid(
         raise BadInput(f"--side should be 0 or more, not {side}")
     base = Recipe.of({name: value for name, value in fields.items() if name != "seed"})
     axes = [parse_axis(text, base) for text in (x, y, z) if text]
-    model, fields = ready(fields, device)
+    model, fields = ready(fields, device, memory)
 
     from limner.tasks.run import begin
     from limner.tasks.task import load_for

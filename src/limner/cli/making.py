@@ -8,9 +8,9 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from cyclopts import Parameter
 
@@ -31,6 +31,9 @@ def flag(help: str, *names: str) -> Parameter:
     """The first long name and the letter stand in the help; the others are what people type from habit."""
     return Parameter(name=names, help=help)
 
+
+Keeping = Literal["auto", "all", "one", "layer"]
+Kept = Annotated[Keeping, flag("What stays in memory: all networks, one, or one layer; auto: what fits.", "--keep")]
 
 # not given: the model's family says, or the recipe that is repeated
 Text = str | None
@@ -223,8 +226,11 @@ def sides(size: str) -> dict[str, int]:
     return {"width": int(found[1]), "height": int(found[2] or found[1])}
 
 
-def ready(fields: dict[str, Any], device: str) -> tuple[Model, dict[str, Any]]:
-    """The model of some fields, which are checked before it is loaded, and the fields with a seed drawn."""
+def ready(fields: dict[str, Any], device: str, keep: str = "auto") -> tuple[Model, dict[str, Any]]:
+    """The model of some fields, which are checked before it is loaded, and the fields with a seed drawn.
+
+    keep: what is to stay in memory; auto leaves it to `afforded`, before the first walk.
+    """
     from limner.recipe import Recipe
 
     seed = fields.get("seed", -1)
@@ -236,7 +242,19 @@ def ready(fields: dict[str, Any], device: str) -> tuple[Model, dict[str, Any]]:
     from limner.place import find_place
     from limner.tasks.task import load_for
 
-    return load_for(first, find_place(cast(Any, device))), fields
+    model = load_for(first, find_place(cast(Any, device), keep=cast(Any, "all" if keep == "auto" else keep)))
+    return replace(model, adapts=keep == "auto"), fields
+
+
+def fitted(model: Model, recipes: Sequence[Recipe]) -> Model:
+    """The model as it fits into memory, told in a line where it keeps less than all; refused where it would not fit."""
+    from limner.tasks.afford import afforded
+
+    fits = afforded(model, recipes)
+    if fits is not model:
+        what = {"one": "one network at a time", "layer": "one layer at a time"}[fits.place.keep]
+        print(f"memory is short: {what} is kept there, as with --keep {fits.place.keep}", file=sys.stderr)
+    return fits
 
 
 def keep_all(model: Model, recipes: Sequence[Recipe], out: Output) -> None:
@@ -251,6 +269,7 @@ def batches(model: Model, recipes: Sequence[Recipe], quiet: bool = False) -> Ite
     from limner.tasks.run import painting, walks
     from limner.types import Step
 
+    model = fitted(model, recipes)
     with interruptible() as check, Bar(sum(group[0].length for group in walks(recipes)), quiet) as bar:
         begun = time.monotonic()
         done = 0

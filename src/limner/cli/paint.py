@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from limner.cli.making import CHANCE, Output, Wishes, flag, keep_all, ready, sides
+from limner.cli.making import CHANCE, Kept, Output, Wishes, flag, keep_all, ready, sides
 from limner.cli.say import STDIN
 from limner.errors import BadInput
 
@@ -34,6 +34,7 @@ def paint(
     out: Output | None = None,
     server: Annotated[str, flag("Let a running `limner serve` paint: its address.", "--server")] = "",
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
+    keep: Kept = "auto",
 ) -> None:
     """Paint pictures from words: limner paint "a red apple"
 
@@ -56,7 +57,7 @@ def paint(
         from limner.cli.remote import paint_there
 
         return paint_there(server, texts, fields, count, out)
-    model, recipes = _recipes(texts, fields, count, device, wildcards)
+    model, recipes = _recipes(texts, fields, count, device, keep, wildcards)
     if receipt:
         _compare(receipt, model)
     return keep_all(model, recipes, out)
@@ -93,7 +94,7 @@ def _receipt(path: Path) -> Receipt:
 
 
 def _recipes(
-    texts: list[str], fields: dict[str, Any], count: int, device: str, folder: Path | None
+    texts: list[str], fields: dict[str, Any], count: int, device: str, keep: str, folder: Path | None
 ) -> tuple[Model, list[Recipe]]:
     """A recipe for each picture, checked whole: what is wrong is told before anything is painted.
 
@@ -102,7 +103,7 @@ def _recipes(
     if folder and not folder.is_dir():
         raise BadInput(f"--wildcards should be a folder, and {folder} is none")
     seed = fields.get("seed", -1)
-    model, fields = ready(fields, device)
+    model, fields = ready(fields, device, keep)
 
     from limner.tasks.run import begin, several
     from limner.wildcards import expand

@@ -40,6 +40,9 @@ def serve(
     database: Database = "",
     model: Annotated[str, flag("The model that paints where a job names none.", "--model", "-m")] = "mini",
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], flag("Where to paint.", "--device")] = "auto",
+    keep: Annotated[
+        Literal["all", "one", "layer"], flag("In memory: all networks, one at a time, or one layer.", "--keep")
+    ] = "all",
     workers: Annotated[int, flag("Processes that paint.", "--workers")] = 1,
     cache_models: Annotated[int, flag("Models that each keeps loaded.", "--cache-models")] = 1,
     token_required: Annotated[bool, flag("Ask for a token on this machine, too.", "--token-required")] = False,
@@ -75,6 +78,7 @@ def serve(
         memory=int(memory * 1e9),
         model=_known(model),
         device=device,
+        keep=keep,
         workers=workers,
         cache_models=cache_models,
         allow_paths=allow_paths,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from limner.cli.making import Wishes, batches, flag, ready, sides
+from limner.cli.making import Kept, Wishes, batches, flag, ready, sides
 from limner.errors import BadInput
 
 
@@ -29,6 +29,7 @@ def sheet(
     ),
     quiet: Annotated[bool, flag("Print the paths alone, and show no progress.", "--quiet", "-q")] = False,
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
+    keep: Kept = "auto",
 ) -> None:
     """Paint sprites onto one sheet: limner sheet "red apple" "green pear" "lemon" --style fluent --columns 3
 
@@ -40,7 +41,7 @@ def sheet(
     if output.suffix.lower() not in (".png", ".webp"):
         raise BadInput(f"a sheet keeps clear ground, so it is a .png or .webp, not {output}")
     fields = sides(size) | (wishes or Wishes()).fields()
-    model, fields = ready(fields, device)
+    model, fields = ready(fields, device, keep)
 
     from PIL import Image
 

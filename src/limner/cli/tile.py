@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from limner.cli.making import Output, Wishes, batches, flag, ready, sides
+from limner.cli.making import Kept, Output, Wishes, batches, flag, ready, sides
 from limner.errors import BadInput
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def tile(
     wishes: Wishes | None = None,
     out: Output | None = None,
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
+    keep: Kept = "auto",
 ) -> None:
     """Paint a texture whose borders join: limner tile "green leaves" --size 256 --maps --preview
 
@@ -42,7 +43,7 @@ def tile(
     if not 0 <= relief <= 100:
         raise BadInput(f"--relief should be from 0 to 100, not {relief:g}")
     fields = {"task": "tile", "prompt": prompt, "seamless": axis} | sides(size) | (wishes or Wishes()).fields()
-    model, fields = ready(fields, device)
+    model, fields = ready(fields, device, keep)
 
     from limner.tasks.run import begin, several
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from limner.cli.making import CHANCE, Output, Wishes, batches, film, flag, keep_all, ready, sides
+from limner.cli.making import CHANCE, Kept, Output, Wishes, batches, film, flag, keep_all, ready, sides
 from limner.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def vary(
     wishes: Wishes | None = None,
     out: Output | None = None,
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
+    keep: Kept = "auto",
 ) -> None:
     """Make variations of a picture: limner vary a-red-apple-7.png -n 8 --amount 0.3
 
@@ -51,7 +52,7 @@ def vary(
         first = given.pop("seed", -1)
         if first < -1:
             raise BadInput(f"--seed should be 0 or more, or -1 for any, not {first}")
-        model, fields = ready(stored.model_dump() | given, device)
+        model, fields = ready(stored.model_dump() | given, device, keep)
         from limner.tasks.run import begin
 
         start = secrets.randbelow(CHANCE) if first == -1 else first
@@ -59,7 +60,7 @@ def vary(
         own = own.but(seed=_kept(model, stored)) if stored.best_of > 1 else own
         return keep_all(model, variations(own, amount, count, start), out)
     words = {name: getattr(stored, name) for name in WORDS} if stored else {}
-    model, fields = ready(words | retouched(picture, prompt or words.get("prompt", ""), amount) | given, device)
+    model, fields = ready(words | retouched(picture, prompt or words.get("prompt", ""), amount) | given, device, keep)
     from limner.tasks.run import begin, several
 
     return keep_all(model, several(begin(model, **fields), count), out)
@@ -88,6 +89,7 @@ def morph(
     ] = Path("morph.png"),
     quiet: Annotated[bool, flag("Print nothing but the paths.", "--quiet", "-q")] = False,
     device: Annotated[str, flag("auto, cpu, cuda or mps.", "--device")] = "auto",
+    keep: Kept = "auto",
 ) -> None:
     """Paint the way from one prompt or seed to another: limner morph "a cat" "a dog" --frames 24 -o cat-dog.gif
 
@@ -97,7 +99,7 @@ def morph(
     from limner.film import sequence_kind
 
     sequence_kind(output)  # a name that is none is told before anything is loaded
-    model, fields = ready({"prompt": first} | sides(size) | given, device)
+    model, fields = ready({"prompt": first} | sides(size) | given, device, keep)
 
     from limner.tasks.run import begin
     from limner.tasks.vary import morphed

@@ -1,53 +1,32 @@
 """Admission: what a job would take, before it is taken. Memory is estimated from wishes, room in the queue counted.
 
 The estimate follows how `tasks.run` and the pipeline go about a job: the weights are there, up to eight pictures walk
-together, are decoded together, and large ones in tiles. The bytes a pixel were measured on CPUs in fp32, as the most by
-which the process grew; half types compute in fewer, which is not counted on.
+together, are decoded together, and large ones in tiles. The bytes a pixel are those of `limner/memory.py`.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limner.memory import CONTROL, MIB, STREAMED, TILE, TILED, WINDOWS, cost_of, gb, machine
 from limner.serve.seams import Refused
 
 if TYPE_CHECKING:
     from limner.serve.config import Config
 
-MIB = 2**20
 BATCH, BATCH_PIXELS = 8, 2**21  # pictures that walk together, and pixels of them all, as tasks.run has them
-TILED, TILE = 3 * 2**19, 512  # pixels above which the autoencoder works in tiles of that side, as the pipeline has it
 MOST = 2**26  # pixels of a picture that is made: 8192 x 8192
 LARGEST_START = 2**24  # pixels of a picture that a job starts from, where nobody looked: what image.py opens
 PROCESS = 600 * MIB  # of a worker before it loads anything
 KEPT = 64  # bytes a pixel of the canvas, and of the picture to start from: in fp32, on its way, and as a file
 SHARE = 0.8  # of the machine's memory, for all beside the worker wants some
-CONTROL = 0.5  # a ControlNet is not half of its model
 UPSCALER = 512 * MIB  # a tile of ESRGAN at work
-WINDOWS = 8  # that a denoiser takes together
 PARAMETERS = {  # of a family's largest published model, where a worker told no number
     "mini": 60e6, "sd15": 1.1e9, "sd2": 1.3e9, "sdxl": 3.5e9, "sdxl-refiner": 3.1e9, "sd3": 8e9, "sd35": 14e9,
 }  # fmt: skip
 MASKED = ("edit", "inpaint", "outpaint", "upscale")  # tasks that start from a picture, whose size is theirs
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Bytes a pixel while networks are at work: the denoiser's, the autoencoder's; and what a call takes at least."""
-
-    walk: int
-    decode: int
-    least: int
-
-
-COSTS = {"mini": Cost(600, 600, 48 * MIB)}  # measured: 340 to 470 a pixel, and 27 MiB for the smallest picture
-LARGE = Cost(3000, 5200, 192 * MIB)  # the published families: a UNet takes 1,800 to 2,700, their autoencoder 4,400
 
 
 def affordable(
@@ -67,7 +46,7 @@ def affordable(
     need, have = estimate(wishes, model, known, start), budget(config, known)
     if need > have:
         raise Refused(
-            413, f"this would need about {_gb(need)} of memory, and a job may take {_gb(have)}; ask for a smaller size",
+            413, f"this would need about {gb(need)} of memory, and a job may take {gb(have)}; ask for a smaller size",
             "width",
         )  # fmt: skip
 
@@ -81,7 +60,7 @@ def estimate(
     """Bytes that a worker holds at most while it paints these wishes, as full a batch as others may make of them."""
     width, height = canvas(wishes, model, start)
     pixels = width * height
-    cost = COSTS.get(model.get("family", ""), LARGE)
+    cost = cost_of(model.get("family", ""))
     rows = max(1, min(BATCH, BATCH_PIXELS // pixels))
     at_once = 1 if _one_by_one(known) else rows
     decoded = TILE**2 if pixels > TILED else pixels
@@ -129,17 +108,22 @@ def _walked(wishes: Mapping[str, Any], model: Mapping[str, Any], width: int, hei
 
 
 def weights(wishes: Mapping[str, Any], model: Mapping[str, Any], known: Mapping[str, Any]) -> int:
-    """Bytes of all networks that the wishes name, in the type that the worker computes in."""
+    """Bytes of the networks that the wishes name and the worker keeps at once, in the type that it computes in."""
+    if (keep := known.get("keep", "all")) == "layer":
+        return STREAMED + (UPSCALER if wishes.get("upscaler") else 0)
     size = 4 if known.get("dtype", "float32") == "float32" else 2
     models = {one["name"]: one for one in known.get("models", ())}
-    own = _parameters(model)
-    refiner = _parameters(models.get(wishes["refiner"], {})) if wishes.get("refiner") else 0
+    own = _parameters(model, keep)
+    refiner = _parameters(models.get(wishes["refiner"], {}), keep) if wishes.get("refiner") else 0
+    if keep == "one":
+        own, refiner = max(own, refiner), 0
     beside = sum(len(wishes.get(field, ())) for field in ("controls", "picture_prompts", "parts"))
     return int(size * (own + refiner + CONTROL * own * beside)) + (UPSCALER if wishes.get("upscaler") else 0)
 
 
-def _parameters(model: Mapping[str, Any]) -> float:
-    told = model.get("parameters")
+def _parameters(model: Mapping[str, Any], keep: str) -> float:
+    """Of all its networks, or of the largest where one is kept at a time."""
+    told = model.get("largest" if keep == "one" else "parameters")
     return float(told) if told else PARAMETERS.get(model.get("family", ""), 0.0)  # nothing told, as before it is ready
 
 
@@ -151,15 +135,6 @@ def _one_by_one(known: Mapping[str, Any]) -> bool:
 def budget(config: Config, known: Mapping[str, Any]) -> int:
     """Bytes that one job may take: what the operator says, else what the worker tells of its device, else of RAM."""
     return config.memory or int(SHARE * (known.get("memory") or machine()))
-
-
-def machine() -> int:
-    """Bytes of memory of this machine, or of the container that this runs in."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # "max": no limit
-            whole = min(whole, int(Path(file).read_text()))
-    return whole
 
 
 def room(own: int, everybody: int, config: Config, seconds: float = 1.0) -> None:
@@ -184,7 +159,3 @@ def room(own: int, everybody: int, config: Config, seconds: float = 1.0) -> None
 def soon(waiting: int, seconds: float = 1.0) -> int:
     """Seconds until about a tenth of the jobs that wait are done, from 1 to 60: what Retry-After says."""
     return max(1, min(60, math.ceil(waiting * seconds / 10)))
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

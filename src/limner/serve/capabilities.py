@@ -48,6 +48,7 @@ def capabilities(place: Place, default: str, beside: Mapping[str, Mapping[str, P
         "schedules": _names(SCHEDULES),
         "device": str(place.device),
         "dtype": str(place.dtype).removeprefix("torch."),
+        "keep": place.keep,
         "threads": torch.get_num_threads(),
         **({"memory": place.memory} if place.memory else {}),
         "watch": True,  # a job can be painted with every step shown
@@ -112,6 +113,7 @@ def _facts(name: str, found: Checkpoint) -> dict[str, Any]:
         "eye": "eye" in found.parts,
         "tiny": "tiny" in found.parts,
         "parameters": sum(part.parameters for part in found.parts.values()),
+        "largest": max(part.parameters for part in found.parts.values()),
         "bytes": sum(file.stat().st_size for file in {f for part in found.parts.values() for f in part.files}),
         "missing": list(found.missing),
         "tasks": ["edit"] if found.variant == "edit" else list(TASKS),

@@ -34,6 +34,7 @@ class Config:
     memory: int = 0  # bytes that a job may need by its estimate; 0: what the machine has
     model: str = "mini"  # painted with where a job names none
     device: str = "auto"
+    keep: str = "all"  # what a worker has in memory: every network, one at a time, or one layer
     workers: int = 1
     cache_models: int = 1  # models that a worker keeps loaded
     allow_paths: bool = False  # networks may be named by paths

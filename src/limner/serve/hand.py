@@ -287,6 +287,7 @@ def command(config: Config, name: str) -> list[str]:
         "--folder": str(config.pictures),
         "--model": config.model,
         "--device": config.device,
+        "--keep": config.keep,
         "--cache-models": str(config.cache_models),
     }
     return [sys.executable, "-m", "limner.serve.worker", *(part for pair in told.items() for part in pair)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +31,8 @@ class Previews:
 
     By the tiny autoencoder where the model has one; else by a linear map from each latent and its neighbours to
     pixels, fitted once to what the model's own encoder makes of drawn shapes; and where that explains too little, by
-    the decoder, of latents that were made small.
+    the decoder, of latents that were made small. Where one network is kept at a time the map is shown however rough:
+    the decoder would drive the denoiser out of memory at every preview.
     """
 
     def __init__(self, model: Model) -> None:
@@ -66,7 +68,8 @@ def linear_map(model: Model) -> Tensor | None:
     ridge = RIDGE * len(x) * x.var(0).mean() * torch.eye(x.shape[1])
     found = torch.linalg.solve(x.T @ x + ridge, x.T @ y)
     explained = 1 - (x @ found - y).square().sum() / (y - y.mean(0)).square().sum()
-    return found if bool(explained >= GOOD) else None  # NaN is not good
+    enough = -math.inf if model.place.keep == "one" else GOOD
+    return found if bool(explained >= enough) else None  # NaN is not good
 
 
 def neighbours(z: Tensor) -> Tensor:

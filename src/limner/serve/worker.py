@@ -496,7 +496,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Store(told.database),
         Files(told.folder),
         say,
-        find_place(told.device),
+        find_place(told.device, keep=told.keep),
         told.model,
         told.cache_models,
         told.lease,
@@ -515,6 +515,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", required=True, type=Path, help="of the pictures' files")
     parser.add_argument("--model", default="mini", help="of jobs that name none")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--keep", default="all", help="in memory: all networks, one at a time, or one layer")
     parser.add_argument("--cache-models", default=1, type=int, help="models that are kept loaded")
     parser.add_argument("--lease", default=LEASE, type=float, help="seconds that a job is held without a sign")
     return parser

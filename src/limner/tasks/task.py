@@ -16,6 +16,7 @@ from limner.enlarge import Upscaler, find_upscaler
 from limner.errors import BadInput
 from limner.image import Original, read_original, to_pil
 from limner.models.unet import Unet
+from limner.nets import bare
 from limner.picture_prompt import find_prompter, picture_prompt
 from limner.pipeline import Model, load
 from limner.place import Place
@@ -128,7 +129,7 @@ def _named(recipe: Recipe) -> tuple[object, ...]:
 
 
 def _look(one: PicturePrompt, model: Model) -> tuple[Tensors, Tensors]:
-    unet = model.nets["denoiser"]
+    unet = bare(model.nets, "denoiser")
     if not isinstance(unet, Unet):
         raise BadInput(f"an IP-Adapter speaks to the UNets of sd15 and sdxl; {model.family.name} has another denoiser")
     eyes = Path(one.eyes).expanduser() if one.eyes else None

@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import struct
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ DTYPES = {
     "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAPPED: weakref.WeakValueDictionary[int, mmap.mmap] = weakref.WeakValueDictionary()  # by where they begin in memory
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,25 @@ def read_tensors(path: Path, header: Header | None = None) -> dict[str, Tensor]:
     header = header or read_header(path)
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    MAPPED[torch.frombuffer(mapped, dtype=torch.uint8, count=1).data_ptr()] = mapped
     return {name: _tensor(mapped, entry) for name, entry in header.entries.items()}
+
+
+def release(tensor: Tensor) -> bool:
+    """Give the pages of a mapped tensor back to the system; they are read again when they are next looked at.
+
+    Only for tensors that nobody wrote into: what was written is lost. False where nothing is mapped: a copy in memory,
+    or a system without that call.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED") or tensor.device.type != "cpu":
+        return False
+    start, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+    for begin, mapped in MAPPED.items():
+        if begin <= start and start + size <= begin + len(mapped):
+            first = (start - begin) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, first, start - begin + size - first)
+            return True
+    return False
 
 
 def _tensor(mapped: mmap.mmap, entry: Entry) -> Tensor:

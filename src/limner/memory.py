@@ -1,0 +1,80 @@
+"""What painting takes in memory beside the weights, as a rule of sizes, and how much memory there is. No tensor here.
+
+The bytes a pixel were measured on CPUs in fp32, as the most by which the process grew; half types compute in fewer,
+which is not counted on. docs/performance.md tells how far the rule is from what a process holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 2**20
+TILED, TILE = 3 * 2**19, 512  # pixels above which the autoencoder works in tiles of that side
+WINDOWS = 8  # that a denoiser takes together
+CONTROL = 0.5  # a ControlNet is not half of its model
+STREAMED = 256 * MIB  # the largest layer of a published network in fp32, and what of others is not streamed
+GROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # versions 2 and 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes a pixel while networks are at work: the denoiser's, the autoencoder's; and what a call takes at least."""
+
+    walk: int
+    decode: int
+    least: int
+
+
+COSTS = {"mini": Cost(600, 600, 48 * MIB)}  # measured: 340 to 470 a pixel, and 27 MiB for the smallest picture
+PUBLISHED = Cost(3000, 5200, 192 * MIB)  # a UNet takes 1,800 to 2,700, the autoencoder of every family 4,400
+
+
+def cost_of(family: str) -> Cost:
+    return COSTS.get(family, PUBLISHED)
+
+
+def machine() -> int:
+    """Bytes of memory of this machine, or of the container that this runs in."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
+    return min([whole, *(limit for limit, _ in _groups())])
+
+
+def free() -> int:
+    """Bytes that this process could still take: what the machine has, and what its container leaves."""
+    there = machine()
+    with suppress(OSError, ValueError, IndexError):
+        there = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+    if not Path("/proc/meminfo").exists() and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return max(0, min([there, *(limit - used for limit, used in _groups())]))
+
+
+def _groups() -> Iterator[tuple[int, int]]:
+    """Of each control group that this process is in, as it sees them: the limit, and what of it is taken for good."""
+    for folder in _folders():
+        for most, now in GROUPS:
+            with suppress(OSError, ValueError):  # "max": no limit
+                limit, used = (int((folder / name).read_text()) for name in (most, now))
+                told = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                cache = sum(int(told.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
+                yield limit, used - cache
+
+
+def _folders() -> list[Path]:
+    """Where the files of the groups may be; inside a container its own group stands at the root."""
+    roots = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")]
+    own: list[Path] = []
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if path != "/" and (not kinds or "memory" in kinds.split(",")):
+                own.append(roots[bool(kinds)] / path.lstrip("/"))
+    return [*roots, *own]
+
+
+def gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,126 @@
+"""The networks of a model in memory: which of them are brought to their place, and which go to make room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, TypeVar
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from limner.nn.streamed import copied, streamed
+from limner.place import Place
+from limner.weights.io import release
+
+LARGE = 64 * 2**20  # bytes in the file from which on a network makes room for others: mini's, and tiny ones, do not
+FP32 = 4  # bytes
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class Nets(Mapping[str, nn.Module]):
+    """Networks as they were mapped from files, each brought to its place when it is first asked for.
+
+    Where one is kept at a time, the large one that was there goes, whichever model it belongs to: who holds a network
+    longer than he uses it keeps it in memory. What the layout of a file made us turn or join is a copy in memory, in
+    the file's type, and stays with the mapped network.
+    """
+
+    _all: ClassVar[WeakValueDictionary[int, Nets]] = WeakValueDictionary()
+
+    def __init__(self, nets: Mapping[str, nn.Module], place: Place, exact: Sequence[str] = ()) -> None:
+        self._bare, self._place, self._exact = dict(nets), place, tuple(exact)
+        self._ready: dict[str, nn.Module] = {}
+        self._all[id(self)] = self
+
+    def __getitem__(self, net: str) -> nn.Module:
+        if net not in self._ready:
+            bare = self._bare[net]
+            if self._place.keep == "one" and size(bare) >= LARGE:
+                for each in list(self._all.values()):
+                    each.drop()
+            mine = bare if self._place.keep == "all" else copied(bare)
+            self._ready[net] = placed(mine, self._place_of(net))
+        return self._ready[net]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bare)
+
+    def __len__(self) -> int:
+        return len(self._bare)
+
+    def bare(self, net: str) -> nn.Module:
+        """A network for who looks at its kind and config alone: nothing is brought anywhere."""
+        return self._bare[net]
+
+    def exactly(self, net: str) -> nn.Module:
+        """A network in fp32 for once, where its own type was not enough."""
+        return placed(copied(self._bare[net]), replace(self._place, dtype=torch.float32))
+
+    def at(self, place: Place) -> Nets:
+        """The same networks for another place; before any of them was asked for."""
+        return Nets(self._bare, place, self._exact)
+
+    def drop(self) -> None:
+        """Let the large ones go, back to their files, where one is kept at a time."""
+        if self._place.keep == "one":
+            self._ready = {net: there for net, there in self._ready.items() if size(self._bare[net]) < LARGE}
+
+    def weight(self, net: str) -> int:
+        """Bytes that a network will take when it is brought to its place; 0: it is there."""
+        wide = self._place_of(net).dtype.itemsize
+        return 0 if net in self._ready else sum(_sizes(self._bare[net], wide))
+
+    def layer(self, net: str) -> int:
+        """Bytes that the largest layer of a network will take, with all that is not streamed."""
+        if net in self._ready:
+            return 0
+        bare, wide = self._bare[net], self._place_of(net).dtype.itemsize
+        if size(bare) < LARGE:
+            return self.weight(net)
+        return max(_sizes(bare, wide, STREAMED)) + sum(_sizes(bare, wide)) - sum(_sizes(bare, wide, STREAMED))
+
+    def _place_of(self, net: str) -> Place:
+        return replace(self._place, dtype=torch.float32) if net in self._exact else self._place
+
+
+def size(net: nn.Module) -> int:
+    """Bytes of its weights, as they are now."""
+    return sum(value.numel() * value.element_size() for value in net.parameters())
+
+
+STREAMED = (nn.Linear, nn.Conv2d, nn.Embedding)
+
+
+def _sizes(net: nn.Module, wide: int, kinds: tuple[type[nn.Module], ...] = (nn.Module,)) -> Iterator[int]:
+    """Bytes of each layer of some kinds at its place: weights of products in so many bytes, all others in fp32."""
+    for layer in net.modules():
+        if isinstance(layer, kinds):
+            each = wide if isinstance(layer, (nn.Linear, nn.Conv2d)) else FP32
+            yield each * sum(value.numel() for value in layer.parameters(recurse=False))
+
+
+def bare(nets: Mapping[str, nn.Module], net: str) -> nn.Module:
+    """A network for who looks at its kind and config alone."""
+    return nets.bare(net) if isinstance(nets, Nets) else nets[net]
+
+
+def placed(net: Net, place: Place) -> Net:
+    """A network at its place: layer by layer, so that no more than a layer is there twice; or streamed, where it is
+    large and the place keeps a layer at a time.
+
+    The pages of what was cast are given back, and read again by who still needs them.
+    """
+    if size(net) < LARGE:
+        return place.settle(net)  # type: ignore[return-value]
+    if place.keep == "layer":
+        return streamed(net, place.settle, release, tables=place.device.type == "cpu")
+    for layer in net.modules():
+        if not list(layer.children()):
+            before = [(value, value.data) for value in layer.parameters()]
+            place.settle(layer)
+            for value, data in before:
+                if value.data_ptr() != data.data_ptr():
+                    release(data)
+    return place.settle(net)  # type: ignore[return-value]

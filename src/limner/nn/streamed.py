@@ -1,0 +1,61 @@
+"""Networks whose weights are in memory only while their layer runs: what lies in a file stays there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+TABLE = 2**22  # values of an embedding from which on it is not copied; places and buckets have fewer
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def copied(net: Net) -> Net:
+    """A network of its own modules around the same values: to cast it leaves the other as it was."""
+    own: dict[int, Any] = {id(value): nn.Parameter(value.data, requires_grad=False) for value in net.parameters()}
+    own |= {id(value): value.detach() for value in net.buffers()}
+    return copy.deepcopy(net, own)
+
+
+def streamed(
+    net: Net, settle: Callable[[nn.Module], object], release: Callable[[Tensor], object], tables: bool = True
+) -> Net:
+    """The network itself, with linear layers and convolutions brought to their place at each call and no longer.
+
+    settle: brings a layer to its place. release: gives the pages of a tensor back to the system. What else there is
+    is settled for good. tables: a large embedding stays as it is, and the rows that are looked up become fp32, which
+    are the same bits; so its table is never copied. Layers may not be called by two threads at once.
+    """
+    for layer in net.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            _stream(layer, settle, release)
+        elif tables and isinstance(layer, nn.Embedding) and layer.weight.numel() >= TABLE:
+            _look_up(layer, release)
+        elif not list(layer.children()):
+            settle(layer)
+    return net
+
+
+def _look_up(layer: nn.Embedding, release: Callable[[Tensor], object]) -> None:
+    def after(called: nn.Embedding, _: object, rows: Tensor) -> Tensor:
+        release(called.weight.data)
+        return rows.float()
+
+    layer.register_forward_hook(after)
+
+
+def _stream(layer: nn.Module, settle: Callable[[nn.Module], object], release: Callable[[Tensor], object]) -> None:
+    kept = [(value, value.data) for value in layer.parameters(recurse=False)]
+
+    def before(called: nn.Module, _: object) -> None:
+        settle(called)
+
+    def after(*_: object) -> None:
+        for value, data in kept:
+            value.data = data
+            release(data)
+
+    layer.register_forward_pre_hook(before)
+    layer.register_forward_hook(after, always_call=True)  # also where the layer failed

@@ -1,0 +1,136 @@
+"""What is kept in memory changes no pixel; and what is not kept is gone."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from weakref import ref
+
+import pytest
+import torch
+from tests.conftest import tiny_nets, write_single
+from torch import Tensor, nn
+
+import limner.nets
+import limner.nn.streamed
+from limner.nets import Nets, placed
+from limner.pipeline import load
+from limner.place import Keep, Place, find_place
+from limner.tasks.run import begin, paint
+from limner.weights.io import read_tensors, write_tensors
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limner.nets, "LARGE", 0)
+    monkeypatch.setattr(limner.nn.streamed, "TABLE", 1000)
+
+
+def place(keep: Keep, dtype: torch.dtype = torch.float32) -> Place:
+    return find_place("cpu", dtype, keep)
+
+
+def painted(path: Path, where: Place, **wishes: object) -> Tensor:
+    model = load(str(path), where)
+    size = {"width": 64, "height": 64, "steps": 2, "seed": 3}
+    return paint(model, begin(model, **{"prompt": "a (red:1.2) apple", "negative": "blue"} | size | wishes))
+
+
+@pytest.mark.filterwarnings("ignore:.*holds T5 but no tokenizer")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "sd35"])
+def test_a_picture_is_the_same_whatever_is_kept(tmp_path: Path, family: str, dtype: torch.dtype):
+    path = write_single(tmp_path / f"{family}.safetensors", family, tiny_nets(family), torch.float16)
+    whole = painted(path, place("all", dtype))
+    assert whole.std() > 0.01
+    for keep in ("one", "layer"):
+        assert torch.equal(painted(path, place(keep, dtype)), whole), keep
+
+
+@pytest.mark.parametrize("keep", ["one", "layer"])
+def test_a_folder_whose_weights_are_turned_and_joined_is_the_same(tiny_diffusers: Callable[[str], Path], keep: Keep):
+    path = tiny_diffusers("sdxl")
+    assert torch.equal(painted(path, place(keep)), painted(path, place("all")))
+
+
+@pytest.mark.parametrize("keep", ["one", "layer"])
+def test_seamless_pictures_are_the_same(tiny_checkpoint: Callable[[str], Path], keep: Keep):
+    path = tiny_checkpoint("sd15")
+    told = {"seamless": "xy"}
+    assert torch.equal(painted(path, place(keep), **told), painted(path, place("all"), **told))
+
+
+@pytest.mark.parametrize("keep", ["one", "layer"])
+def test_mini_is_the_same(tiny_folder: Path, keep: Keep):
+    assert torch.equal(painted(tiny_folder, place(keep)), painted(tiny_folder, place("all")))
+
+
+def test_one_network_makes_room_for_the_next(tiny_checkpoint: Callable[[str], Path]):
+    model = load(str(tiny_checkpoint("sd15")), place("one"))
+    assert isinstance(model.nets, Nets)
+    denoise = model.denoiser(model.encode(["a cat"]))
+    denoise(torch.randn(1, *model.latent_shape(64, 64)), 0.5)
+    seen = ref(model.nets["denoiser"])
+    other = load(str(tiny_checkpoint("sdxl")), place("one"))
+    assert seen() is model.nets["denoiser"]  # nothing else was asked for
+    other.nets["autoencoder"]
+    gc.collect()
+    assert seen() is None, "the denoiser is held by somebody, though another model's network took its place"
+    assert model.nets.bare("denoiser") is model.nets.bare("denoiser")  # still in its file
+
+
+def test_small_networks_stay(tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limner.nets, "LARGE", 2**40)
+    nets = load(str(tiny_checkpoint("sd15")), place("one")).nets
+    first = nets["denoiser"]
+    nets["autoencoder"]
+    assert nets["denoiser"] is first
+
+
+def test_between_its_calls_a_layer_lies_in_its_file(tmp_path: Path):
+    write_tensors(tmp_path / "w.safetensors", {"weight": torch.randn(32, 16).half(), "bias": torch.randn(32).half()})
+    layer = nn.Linear(16, 32)
+    layer.load_state_dict(read_tensors(tmp_path / "w.safetensors"), assign=True)
+    net = nn.Sequential(layer, nn.LayerNorm(32).half())
+    where = layer.weight.data_ptr()
+    placed(net, place("layer"))
+    seen = []
+    layer.register_forward_hook(lambda called, *_: seen.append(called.weight.dtype), prepend=True)
+    with torch.inference_mode():
+        net(torch.randn(2, 16))
+    assert seen == [torch.float32]
+    assert (layer.weight.dtype, layer.weight.data_ptr()) == (torch.float16, where)
+    assert net[1].weight.dtype == torch.float32  # norms are settled for good
+
+
+def test_a_layer_that_fails_goes_back_to_its_file():
+    net = placed(nn.Sequential(nn.Linear(4, 4).half()), place("layer"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        net(torch.randn(2, 5))
+    assert net[0].weight.dtype == torch.float16
+
+
+@pytest.mark.parametrize("keep", ["one", "layer"])
+@pytest.mark.filterwarnings("ignore:the autoencoder overflowed")
+def test_what_overflows_in_fp16_is_decoded_in_fp32(
+    tiny_checkpoint: Callable[[str], Path], keep: Keep, monkeypatch: pytest.MonkeyPatch
+):
+    path = tiny_checkpoint("sd15")
+    z = torch.randn(1, 4, 8, 8)
+    want = load(str(path), place("all")).to_image(z)
+    model = load(str(path), place(keep, torch.float16))
+    real = type(model.nets.bare("autoencoder")).decode  # type: ignore[attr-defined]
+
+    def overflowing(net: nn.Module, z: Tensor) -> Tensor:
+        found = real(net, z)
+        first = next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d))
+        return found if first.weight.dtype == torch.float32 else found * float("inf")
+
+    monkeypatch.setattr(type(model.nets.bare("autoencoder")), "decode", overflowing)  # type: ignore[attr-defined]
+    assert (model.to_image(z) - want).abs().max() < 0.05
+
+
+def test_a_place_says_what_it_keeps():
+    assert find_place("cpu").keep == "all"
+    assert find_place("cpu", keep="layer").keep == "layer"
