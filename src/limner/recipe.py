@@ -21,7 +21,7 @@ Pixels = Annotated[int, Field(ge=0, le=2**16)]
 EFFORTS: dict[str, dict[str, Any]] = {  # points on the measured curve of time against fidelity
     "exact": {},
     "balanced": {"deep_every": 4, "guide_every": 4, "late": 0.7},
-    "fast": {"deep_every": 4, "guide_every": 4, "late": 0.8, "few_keys": 2},
+    "fast": {"deep_every": 4, "guide_every": 4, "late": 0.8},
 }
 
 

@@ -86,6 +86,15 @@ def test_recipes_of_old_versions_are_taken(served, version: int):
     served(test)
 
 
+def test_an_effort_is_taken_as_the_fields_it_stands_for(served):
+    async def test(here: Here) -> None:
+        job = await here.order("a cat", effort="fast")
+        assert (job["recipe"]["deep_every"], job["recipe"]["late"]) == (4, 0.8)
+        assert "effort" not in job["recipe"]
+
+    served(test)
+
+
 REFUSED: list[tuple[Any, str | None, str]] = [
     ({"recipe": {"stepps": 3}}, "stepps", "did you mean steps"),
     ({"recipe": {"steps": "3"}}, "steps", "steps should be a valid integer, not '3'"),

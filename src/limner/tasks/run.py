@@ -52,9 +52,7 @@ def begin(model: Model, /, **wishes: Any) -> Recipe:
     if recipe.window or recipe.overlap:
         tile_of(model, recipe)
     if recipe.few_keys > 1 and not model.convolves:
-        if "few_keys" in wishes:
-            raise BadInput(f"few_keys thins out the attention of UNets; {model.family.name} has another denoiser")
-        recipe = recipe.but(few_keys=1)  # a part of an effort
+        raise BadInput(f"few_keys thins out the attention of UNets; {model.family.name} has another denoiser")
     if recipe.fast_decode:
         model.tiny  # noqa: B018  refuses where there is none
     if recipe.best_of > 1:
