@@ -1,7 +1,7 @@
 """What painting takes in memory beside the weights, as a rule of sizes, and how much memory there is. No tensor here.
 
 The bytes a pixel were measured on CPUs in fp32, as the most by which the process grew; half types compute in fewer,
-which is not counted on. docs/performance.md tells how far the rule is from what a process holds.
+which is not counted on. The rule asks for more than a process holds, never for less: docs/performance.md, Memory.
 """
 
 from __future__ import annotations
@@ -39,18 +39,21 @@ def cost_of(family: str) -> Cost:
 
 def machine() -> int:
     """Bytes of memory of this machine, or of the container that this runs in."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
-    return min([whole, *(limit for limit, _ in _groups())])
+    return min([_whole(), *(limit for limit, _ in _groups())])
+
+
+def _whole() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
 
 
 def free() -> int:
     """Bytes that this process could still take: what the machine has, and what its container leaves."""
-    there = machine()
+    groups, there = list(_groups()), _whole()
     with suppress(OSError, ValueError, IndexError):
         there = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
     if not Path("/proc/meminfo").exists() and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return max(0, min([there, *(limit - used for limit, used in _groups())]))
+    return max(0, min([there, *(limit - used for limit, used in groups)]))
 
 
 def _groups() -> Iterator[tuple[int, int]]:

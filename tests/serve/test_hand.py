@@ -191,6 +191,7 @@ def test_the_command_line_is_what_the_config_says(tmp_path: Any):
         "--model": "tiny",
         "--device": "cpu",
         "--cache-models": "2",
+        "--keep": "all",
     }
     assert len({each.name for each in Hands.of(config).each}) == 3
 
