@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import limner
-from limner.image import to_pil
+from limner.evaluate.metrics import psnr_on_white
+from limner.evaluate.sheet import Strip, Tile, draw_sheet
 from limner.pipeline import Model
 from limner.tasks.run import begin, painting
 
@@ -49,12 +49,6 @@ def pictures(model: Model, wishes: dict[str, Any]) -> tuple[Tensor, float]:
     return torch.stack(found), time.perf_counter() - begun
 
 
-def psnr(found: Tensor, exact: Tensor) -> Tensor:
-    """Decibels of each picture on white: B."""
-    on_white = [value[:, :3] + 1 - value[:, 3:] for value in (found, exact)]
-    return -10 * (on_white[0] - on_white[1]).square().mean((1, 2, 3)).clamp(min=1e-10).log10()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=24)
@@ -67,8 +61,8 @@ def main() -> None:
     for sampler in told.samplers:
         walk = {"sampler": sampler, "steps": told.steps}
         pictures(model, walk)  # warm
-        exact = pictures(model, walk)[0]
-        rows = []
+        exact = pictures(model, walk)[0].mul(255).round() / 255
+        strips = []
         print(
             f"\n{sampler}, {told.steps} steps\n| setting | time | mean PSNR | least PSNR |\n| --- | --- | --- | --- |"
         )
@@ -78,17 +72,12 @@ def main() -> None:
                 _, whole = pictures(model, walk)
                 found, seconds = pictures(model, walk | setting)
                 ratios.append(seconds / whole)
-            rows.append(found)
-            near, name = psnr(found, exact), ", ".join(f"{key} {value}" for key, value in setting.items()) or "exact"
+            name = ", ".join(f"{key} {value}" for key, value in setting.items()) or "exact"
+            near = psnr_on_white(found, exact)
+            strips.append(Strip(name, [Tile(picture) for picture in found]))
             print(f"| {name} | {statistics.median(ratios):.2f} | {near.mean():.1f} | {near.min():.1f} |", flush=True)
     if told.sheet:
-        side = rows[0].shape[-1] + 4
-        sheet = Image.new("RGB", (side * len(PROMPTS), side * len(rows)), "white")
-        for y, row in enumerate(rows):
-            for x, picture in enumerate(row):
-                image = to_pil(picture)
-                sheet.paste(image, (x * side + 2, y * side + 2), image)
-        sheet.save(told.sheet)
+        draw_sheet(f"{sampler}, {told.steps} steps", PROMPTS, strips).save(told.sheet)
 
 
 if __name__ == "__main__":

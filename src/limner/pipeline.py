@@ -138,6 +138,7 @@ class Model:
         what is told besides at each step, as by a ControlNet. thrift: the steps at which the deep layers are asked; at
         the others they are carried over. few: a UNet's attention in large pictures sees every few-th row and column.
         """
+        held = self._around("denoiser") if self.place.keep == "all" else None  # who holds a network keeps it in memory
         memory = Memory(thrift) if thrift else None
         wishes: dict[str, Any] = ({"skip": skip} if skip else {}) | ({"few": few} if few > 1 else {})
 
@@ -146,7 +147,7 @@ class Model:
             x = x.contiguous()  # one layout: in bf16 another one is another product, and another picture
             every = cond if len(cond) == len(x) else cond.again(len(x) // len(cond))
             clock = torch.full((len(x),), self.path.clock(t), device=x.device)
-            net = self._around("denoiser")  # at each step: who held it would keep it in memory
+            net = held or self._around("denoiser")
             with self.place.autocast():
                 size = 1 if self.place.one_by_one else len(x)
                 rows = []

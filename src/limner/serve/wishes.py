@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from limner.errors import BadInput, UnknownName, nearest
 from limner.recipe import EFFORTS, MAX_SEED, VERSION, Recipe, spent
@@ -21,6 +21,7 @@ SHOWN = re.compile(
 )  # how wishes name pictures: never by path or address
 BOX = re.compile(r"\s*\d+\s*(,\s*\d+\s*){3}")  # x,y,w,h
 EDGES = "canny:"
+EFFORT = "Stands for deep_every, guide_every and late, where they are not told: less computing, and less fidelity."
 MOST = 2**26  # pixels of a picture that is made: 8192 x 8192
 
 
@@ -31,13 +32,14 @@ class Wishes(Recipe):
 
     version: Literal[1, 2, 3, 4] = 4  # type: ignore[assignment]  # each only has more fields than the one before
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1  # -1: any; the server draws it
-    effort: Annotated[
-        str, Field(pattern=f"^({'|'.join(EFFORTS)})$", description="A word for several fields; see `spent`.")
-    ] = "exact"
+    effort: Annotated[Any, WithJsonSchema({"enum": [*EFFORTS], "description": EFFORT})] = "exact"
 
     def given(self) -> dict[str, Any]:
         """The fields that were said, as JSON has them."""
-        return self.model_dump(mode="json", exclude_unset=True) | {"version": VERSION}
+        try:
+            return spent(self.model_dump(mode="json", exclude_unset=True)) | {"version": VERSION}
+        except UnknownName as error:
+            raise Refused(422, str(error), "effort") from error
 
 
 class Order(BaseModel):
@@ -64,14 +66,9 @@ def read(kind: type[BaseModel], body: bytes) -> Any:
     Types are strict: "5" is no number. But 5.0 is one without a fraction, as JSON Schema has it.
     """
     try:
-        told = json.loads(body, parse_float=_number)
-        if kind is Order and isinstance(told, dict) and isinstance(told.get("recipe"), dict):
-            told["recipe"] = spent(told["recipe"])
-        plain = json.dumps(told)
+        plain = json.dumps(json.loads(body, parse_float=_number))
     except (ValueError, RecursionError) as error:
         raise Refused(422, f"the body is not JSON: {_short(str(error))}") from error
-    except UnknownName as error:
-        raise Refused(422, str(error), "effort") from error
     try:
         return kind.model_validate_json(plain, strict=True)
     except ValidationError as error:
