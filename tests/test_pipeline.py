@@ -183,7 +183,7 @@ def test_an_unknown_model_is_told_the_nearest(name: str, said: str, tmp_path: Pa
 
 
 def test_an_empty_folder_is_no_model(tmp_path: Path):
-    with pytest.raises(BadWeights, match=r"holds no \.safetensors file"):
+    with pytest.raises(BadWeights, match=r"holds no \.safetensors or \.gguf file"):
         load(str(tmp_path), CPU)
 
 

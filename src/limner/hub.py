@@ -16,7 +16,7 @@ from limner.errors import BadInput, BadWeights
 
 SCHEME = "hf:"
 PATTERN = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^@]+))?")
-SUFFIXES = (".safetensors", ".json", ".txt", ".md")  # what holds no code
+SUFFIXES = (".safetensors", ".gguf", ".json", ".txt", ".md")  # what holds no code
 CARDS = ("README.md", "LICENSE*")
 COMPONENTS = (
     "unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",

@@ -319,7 +319,7 @@ def find_model(name: str) -> FilePath:
         return added
     if path.suffix or "/" in name:
         raise BadInput(
-            f"{name} does not exist; a model is a name ({', '.join(SHIPPED)}), a folder or a .safetensors file"
+            f"{name} does not exist; a model is a name ({', '.join(SHIPPED)}), a folder or a .safetensors or .gguf file"
         )
     raise UnknownName("model", name, (*SHIPPED, *entries()))
 

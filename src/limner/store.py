@@ -18,10 +18,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from limner.errors import BadInput, NotSaved, UnknownName
+from limner.weights.forms import SUFFIXES
 from limner.weights.io import refuse_link, sha256
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-KEPT = (".safetensors", ".json", ".txt")  # what is recorded, and copied, of a folder
+KEPT = (*SUFFIXES, ".json", ".txt")  # what is recorded, and copied, of a folder
 PICKLES = (".ckpt", ".pt", ".pth")  # shown, so that nobody wonders where they are
 DEEPEST = 6  # folders below one of $LIMNER_MODELS
 ASIDE = {  # folders of ComfyUI and A1111 that hold no part of a painter -> what is in them
@@ -229,7 +230,7 @@ def remove(name: str) -> Entry:
 
 def licence(path: Path, metadata: Mapping[str, str]) -> str:
     """What the weights or the card beside them say of their licence."""
-    for key in ("modelspec.license", "license", "licence"):
+    for key in ("modelspec.license", "license", "licence", "general.license"):
         if metadata.get(key, "").strip():
             return metadata[key].strip()[:200]
     card = (path if path.is_dir() else path.parent) / "README.md"
@@ -268,5 +269,5 @@ def _below(folder: Path, kind: str, deeper: int, seen: set[Path]) -> Iterator[tu
             if deeper and (real := path.resolve()) not in seen:  # people link folders, and a link may lead up again
                 seen.add(real)
                 yield from _below(path, kind, deeper - 1, seen)
-        elif path.suffix in (".safetensors", *PICKLES):
+        elif path.suffix in (*SUFFIXES, *PICKLES):
             yield kind, path

@@ -287,7 +287,7 @@ def test_an_index_that_names_what_is_not_there_is_refused(tmp_path, tiny_diffuse
 
 def test_only_headers_are_read(tiny_checkpoint, monkeypatch):
     path = tiny_checkpoint("sdxl")
-    monkeypatch.setattr("limner.families.recognise.read_tensors", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr("limner.families.recognise.weights_of", lambda *_: pytest.fail("a tensor was read"))
     found = recognise(path)
     assert sum(part.parameters for part in found.parts.values()) == sum(
         torch.Size(entry.shape).numel() for entry in read_header(path).entries.values()

@@ -113,7 +113,7 @@ class Wishes:
         Number, flag("Attend to every so many rows and columns of a large picture (UNets).", "--few-keys")
     ] = None
     best_of: Annotated[Number, flag("Try so many seeds for each picture, keep the best.", "--best-of")] = None
-    model: Annotated[Text, flag("A name, a folder or a .safetensors file.", "--model", "-m")] = None
+    model: Annotated[Text, flag("A name, a folder, or a .safetensors or .gguf file.", "--model", "-m")] = None
 
     def fields(self) -> dict[str, Any]:
         written = {"region": "regions", "control": "controls", "look": "picture_prompts"}

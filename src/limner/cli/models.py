@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 models = App(name="models", help="List, add, look at, check and convert models.")
 
 Json = Annotated[bool, Parameter(help="Print a line of JSON for each model.")]
-Model = Annotated[str, Parameter(help="A name, a folder or a .safetensors file.")]
+Model = Annotated[str, Parameter(help="A name, a folder, or a .safetensors or .gguf file.")]
 Name = Annotated[str, Parameter(help="A name in the store.")]
 
 
@@ -240,8 +240,12 @@ def convert(
         Literal["single", "diffusers"] | None,
         Parameter(help="One file in the original names, or a diffusers folder; without it, as NEW's name says."),
     ] = None,
-    dtype: Annotated[
-        Literal["fp16", "bf16", "fp32"] | None, Parameter(help="The type of the weights; without it, as they are.")
+    precision: Annotated[
+        Literal["int8", "fp16", "bf16", "fp32"] | None,
+        Parameter(
+            name=("--precision", "--dtype"),
+            help="The type of the weights; without it, as they are. int8 has a scale for each channel.",
+        ),
     ] = None,
 ) -> None:
     """Make safetensors of a pickle, or another layout or type of a model.
@@ -251,9 +255,9 @@ def convert(
     if new.exists():
         raise BadInput(f"{new} is there already, and nothing is written over it")
     if _is_pickle(Path(old).expanduser()):
-        _from_pickle(Path(old).expanduser(), new, layout, dtype)
+        _from_pickle(Path(old).expanduser(), new, layout, precision)
     else:
-        _rewrite(_where(old), new, layout, dtype)
+        _rewrite(_where(old), new, layout, precision)
     print(plain(str(new)))
 
 
@@ -268,33 +272,33 @@ def _is_pickle(path: Path) -> bool:
     return path.is_file() and path.suffix in (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
-def _from_pickle(old: Path, new: Path, layout: str | None, dtype: str | None) -> None:
+def _from_pickle(old: Path, new: Path, layout: str | None, precision: str | None) -> None:
     import tempfile
 
     from limner.intake.pickles import convert_pickle
 
-    if layout is None and dtype is None:
+    if layout is None and precision is None:
         done = convert_pickle(old, new)
     else:
         new.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=new.parent, prefix=".limner-") as folder:
             done = convert_pickle(old, Path(folder) / f"{old.stem}.safetensors")
-            _rewrite(done.path, new, layout, dtype)
+            _rewrite(done.path, new, layout, precision)
     beside = f"; left out: {', '.join(done.beside[:8])}{' ...' if len(done.beside) > 8 else ''}" if done.beside else ""
     print(f"{done.tensors} tensors{f' of {done.at}' if done.at else ''}{beside}")
 
 
-def _rewrite(old: Path, new: Path, layout: str | None, dtype: str | None) -> None:
+def _rewrite(old: Path, new: Path, layout: str | None, precision: str | None) -> None:
     import torch
 
     from limner.families.recognise import recognise
     from limner.families.write import write_checkpoint
 
-    types = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    types = {"int8": torch.int8, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
     kind = layout or ("single" if new.suffix == ".safetensors" else "diffusers")
     if (kind == "single") != (new.suffix == ".safetensors"):
         raise BadInput(f"{new} does not fit --layout {kind}: a single file ends in .safetensors, a folder does not")
-    write_checkpoint(recognise(old), new, kind, types[dtype] if dtype else None)
+    write_checkpoint(recognise(old), new, kind, types[precision] if precision else None)
 
 
 @models.command(sort_key=5)

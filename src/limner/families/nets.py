@@ -99,6 +99,7 @@ T5 = Kind(
             lambda shapes: t5_names.t5_rules(next((n for n in t5_names.EMBEDDINGS if n in shapes), "shared.weight")),
             lambda _: t5_names.t5_rules(),
         ),
+        always("llama.cpp", "enc.blk.0.attn_q.weight", rules=t5_names.LLAMA),
     ),
     net="text_3",
 )

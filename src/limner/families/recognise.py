@@ -24,7 +24,8 @@ from limner.diffusion.path import Discrete, Path
 from limner.errors import BadWeights
 from limner.families import FAMILIES, Defaults, Family, Kind, Naming
 from limner.families.nets import CLIP, KINDS
-from limner.weights.io import NAMES, Entry, Header, read_header, read_tensors, refuse_link
+from limner.weights.forms import SUFFIXES, weights_header, weights_of
+from limner.weights.io import NAMES, Entry, Header, refuse_link
 from limner.weights.layout import reshaped, translate
 
 IGNORED = re.compile(
@@ -43,6 +44,7 @@ COMPONENTS = {
     "unet": "denoiser", "transformer": "denoiser", "vae": "autoencoder", "text_encoder": "text",
     "text_encoder_2": "text_2", "text_encoder_3": "text_3",
 }  # fmt: skip
+ELSEWHERE = {"cond_stage_model.1.transformer.": "text_2", "vae.": "autoencoder"}  # prefixes of stable-diffusion.cpp
 ASIDE = {"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "safety_checker", "feature_extractor", "image_encoder"}
 
 
@@ -75,16 +77,16 @@ class Part:
         """How many parameters are kept in each type."""
         counts: Counter[str] = Counter()
         for entry in self.entries.values():
-            counts[NAMES[entry.dtype].lower()] += prod(entry.shape)
+            counts[(entry.kind or NAMES[entry.dtype]).lower()] += prod(entry.shape)
         return dict(counts.most_common())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights under our names, mapped from the files where they need not be turned."""
+        """The weights under our names, mapped from the files where they need be neither turned nor unpacked."""
         found: dict[str, Tensor] = {}
         for file in self.files:
-            inside = read_header(file).entries
-            mine = {n: inside[n] for name in self.entries if (n := self.prefix + name) in inside}
-            found |= {n.removeprefix(self.prefix): v for n, v in read_tensors(file, Header(mine, {})).items()}
+            inside = weights_header(file).entries
+            mine = [n for name in self.entries if (n := self.prefix + name) in inside]
+            found |= {n.removeprefix(self.prefix): v for n, v in weights_of(file, mine).items()}
         return translate(found, self.naming.reads(self.shapes))
 
 
@@ -121,7 +123,7 @@ def words_of(name: str) -> set[str]:
 
 
 def recognise(path: FilePath, variant: str = "") -> Checkpoint:
-    """The checkpoint at a path: a safetensors file, a diffusers folder, or a folder of networks in files of their own.
+    """The checkpoint at a path: a safetensors or GGUF file, a diffusers folder, or a folder of networks' own files.
 
     variant: of the files in a diffusers folder ("fp16"); without it the plain ones, or the only ones, are taken.
     Raises BadWeights where something is of no known kind or family, or cannot be read.
@@ -135,7 +137,7 @@ def recognise(path: FilePath, variant: str = "") -> Checkpoint:
     metadata: dict[str, str] = {}
     marks: set[str] = set()
     for file in files:
-        header = read_header(file)
+        header = weights_header(file)
         metadata |= header.metadata
         marks |= header.entries.keys() & {"v_pred", "ztsnr"}
         for part in _parts({file: header}, file.stem if path.is_dir() else ""):
@@ -153,16 +155,16 @@ def recognise(path: FilePath, variant: str = "") -> Checkpoint:
 
 def weight_files(path: FilePath) -> list[FilePath]:
     """The weight files that lie in a folder, at least one."""
-    files = sorted(path.glob("*.safetensors"))
+    files = sorted(file for suffix in SUFFIXES for file in path.glob(f"*{suffix}"))
     files = [file for file in files if not file.name.endswith("checkpoint.safetensors")]
     if not files:
-        raise BadWeights(f"{path} holds no .safetensors file")
+        raise BadWeights(f"{path} holds no {' or '.join(SUFFIXES)} file")
     return files
 
 
 def _parts(headers: Mapping[FilePath, Header], hint: str) -> Iterator[Part]:
     """Each network in some files that belong together; `hint` is the net's name where a folder tells it."""
-    known = {prefix: net for family in FAMILIES.values() for net, (prefix, _) in family.single.items()}
+    known = {prefix: net for family in FAMILIES.values() for net, (prefix, _) in family.single.items()} | ELSEWHERE
     groups: dict[str, dict[str, Entry]] = {}
     note: dict[str, str] = {}
     for header in headers.values():
@@ -244,7 +246,7 @@ def _folder(path: FilePath, variant: str) -> Checkpoint:
         headers = {}
         for file in files:
             refuse_link(file, path)
-            headers[file] = read_header(file)
+            headers[file] = weights_header(file)
             metadata |= headers[file].metadata
         for part in _parts(headers, COMPONENTS[component]):
             if part.kind.name != CLASSES[said[1]]:

@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.diffusion.path import Discrete, Straight
 from limner.errors import BadInput, NotSaved, UnknownName
@@ -18,7 +18,8 @@ from limner.families import Family, Tower
 from limner.families.recognise import Checkpoint, Part
 from limner.models.text.clip_pieces import clip_files
 from limner.weights.io import write_tensors
-from limner.weights.layout import translate
+from limner.weights.layout import plan, translate
+from limner.weights.scaled import LEAST, note, scaled
 
 LAYOUTS = ("single", "diffusers")
 PIPELINES = {
@@ -47,6 +48,7 @@ def write_checkpoint(
 ) -> FilePath:
     """Write at `out` what was recognised, in `dtype` or each tensor's own; the way back gives the same bits.
 
+    int8: layers' large weights with a scale for each output channel, all else in fp16; the way back gives fp16.
     single: one safetensors file with the original names. diffusers: a folder with configs, scheduler and tokenizers.
     Raises NotSaved where `out` stands already or cannot be written, BadInput where a layout cannot hold a network.
     """
@@ -58,6 +60,8 @@ def write_checkpoint(
     known = family.single if layout == "single" else family.folders
     if strange := sorted(set(checkpoint.parts) - set(known)):
         raise BadInput(f"the {layout} layout of {family.name} has no place for its {' and its '.join(strange)}")
+    if dtype is torch.int8 and layout != "single":
+        raise BadInput("weights of 8 bits are written as a single file, for no diffusers folder has scales")
     if layout == "single":
         _single(checkpoint, out, dtype)
     else:
@@ -65,8 +69,19 @@ def write_checkpoint(
     return out
 
 
-def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    return {n: v.to(dtype) if dtype and v.is_floating_point() else v for n, v in tensors.items()}
+def _cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return value.to(dtype) if dtype and value.is_floating_point() else value
+
+
+def _layers(part: Part, naming: str) -> set[str]:
+    """The weights, by the file's names, that linear layers and convolutions multiply with, as they stand in them."""
+    with torch.device("meta"):
+        built = part.kind.build(part.config)
+    kinds = (nn.Linear, nn.Conv2d)
+    ours = {f"{name}.weight" for name, layer in built.named_modules() if isinstance(layer, kinds)}
+    moves = plan(built.state_dict(), part.kind.naming(naming).writes(part.config), back=True)
+    turned = [move for move in moves if ours.issuperset(move.sources) and move.op in ("same", "pointwise")]
+    return {name for move in turned for name in move.targets if name.endswith(".weight")}
 
 
 def _named(part: Part, naming: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,13 +118,19 @@ def _for_folder(part: Part, family: Family, tower: Tower | None) -> tuple[Part, 
 
 def _single(checkpoint: Checkpoint, out: FilePath, dtype: torch.dtype | None) -> None:
     tensors: dict[str, Tensor] = {}
+    small: set[str] = set()
     for net, part in checkpoint.parts.items():
         prefix, naming = checkpoint.family.single[net]
-        tensors |= {
-            prefix + name: value
-            for name, value in _cast(_named(part, naming, _for_file(part, checkpoint.family)), dtype).items()
-        }
+        mine = _named(part, naming, _for_file(part, checkpoint.family))
+        layers = _layers(part, naming) if dtype is torch.int8 else set()
+        for name, value in mine.items():
+            if name in layers and value.numel() >= LEAST:
+                small.add(prefix + name)
+                tensors |= scaled(prefix + name, value)
+            else:
+                tensors[prefix + name] = _cast(value, torch.float16 if dtype is torch.int8 else dtype)
     metadata = {name: text for name, text in checkpoint.metadata.items() if name.startswith("modelspec.")}
+    metadata |= note(small) if small else {}
     if isinstance(checkpoint.diffusion, Discrete) and "denoiser" in checkpoint.parts:
         metadata["modelspec.prediction_type"] = WORDS[checkpoint.diffusion.prediction].removesuffix("_prediction")
         if checkpoint.diffusion.zero_snr:
@@ -138,7 +159,7 @@ def _diffusers(checkpoint: Checkpoint, out: FilePath, dtype: torch.dtype | None)
             library = "transformers" if naming == "transformers" else "diffusers"
             index[folder.name] = [library, known.get("_class_name") or known["architectures"][0]]
             stem = "model" if library == "transformers" else "diffusion_pytorch_model"
-            tensors = {name: value.contiguous() for name, value in _cast(_named(part, naming, weights), dtype).items()}
+            tensors = {n: _cast(value, dtype).contiguous() for n, value in _named(part, naming, weights).items()}
             write_tensors(folder / f"{stem}.safetensors", tensors, {"format": "pt"})
             _json(folder / "config.json", known)
             home = partial / folder.name.replace("text_encoder", "tokenizer")

@@ -46,6 +46,7 @@ class Entry:
     shape: tuple[int, ...]
     start: int  # bytes from the start of the file
     end: int
+    kind: str = ""  # how a GGUF file packs it
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,16 @@ def _entry(value: dict[str, Any], base: int) -> Entry:
 def read_tensors(path: Path, header: Header | None = None) -> dict[str, Tensor]:
     """All tensors of a file, mapped and not copied; writing into them changes no file."""
     header = header or read_header(path)
+    mapped = map_file(path)
+    return {name: mapped_tensor(mapped, entry) for name, entry in header.entries.items()}
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """A file's bytes, looked at when they are needed; `release` knows them."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     MAPPED[torch.frombuffer(mapped, dtype=torch.uint8, count=1).data_ptr()] = mapped
-    return {name: _tensor(mapped, entry) for name, entry in header.entries.items()}
+    return mapped
 
 
 def release(tensor: Tensor) -> bool:
@@ -193,7 +200,8 @@ def release(tensor: Tensor) -> bool:
     return False
 
 
-def _tensor(mapped: mmap.mmap, entry: Entry) -> Tensor:
+def mapped_tensor(mapped: mmap.mmap, entry: Entry) -> Tensor:
+    """One tensor of a mapped file."""
     count = math.prod(entry.shape)
     if count == 0:
         return torch.empty(entry.shape, dtype=entry.dtype)

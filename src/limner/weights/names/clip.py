@@ -8,6 +8,7 @@ TRANSFORMERS = (
     Rule("text_model.embeddings.position_ids", None),  # 0 .. 76, kept by old files
     Rule("logit_scale", None),  # belongs to the training with pictures
     Rule("text_projection.weight", "text_projection.weight"),
+    Rule("text_model.text_projection", "text_projection.weight", "transpose"),  # stable-diffusion.cpp's, from OpenCLIP
     Rule("text_model.{}", "text_model.{}"),
 )
 
