@@ -82,6 +82,7 @@ CLIP = Kind(
     clip.Clip,
     lambda shapes, _: clip.config_of(shapes),
     (
+        always("stable-diffusion.cpp", "text_model.encoder.layers.0.self_attn.in_proj.weight", rules=clip_names.FUSED),
         always("transformers", "text_model.embeddings.token_embedding.weight", rules=clip_names.TRANSFORMERS),
         always("transformers, bare", "embeddings.token_embedding.weight", rules=clip_names.BARE),
         always("openclip", "token_embedding.weight", "ln_final.weight", rules=clip_names.OPENCLIP),

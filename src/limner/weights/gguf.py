@@ -53,6 +53,8 @@ REFUSED = {
 NUMBER_OF = {name: number for number, (name, _, _) in KINDS.items()}
 SHAPE = "comfy.gguf.orig_shape."  # ComfyUI-GGUF's note of a shape whose rows did not fit whole blocks
 LINEAR = re.compile(r"(model\.diffusion_model\.)?(input_blocks|middle_block|output_blocks)\..*\.proj_(in|out)\.weight")
+TURNED = "cond_stage_model.1.transformer.text_model.text_projection"  # OpenCLIP's or transformers', which is turned
+FUSED = "cond_stage_model.1.transformer.text_model.encoder.layers.0.self_attn.in_proj.weight"  # OpenCLIP's alone has it
 STEP = 2**20  # values that are unpacked at a time, for their 32 bits are in memory beside the result
 
 
@@ -147,8 +149,10 @@ def _header(cursor: Cursor) -> Header:
     base = -(-cursor.at // step) * step
     entries = {name: _entry(name, *rest, base, step, told) for name, rest in found.items()}
     _lie_well(entries, base, step, len(cursor.data))
-    old = any(name.endswith("label_emb.0.0.weight") for name in entries)
-    entries = {name: _as_published(name, entry, old) for name, entry in entries.items()}
+    if TURNED in entries and FUSED not in entries:
+        raise ValueError(f"an older converter kept {TURNED!r} in either of two ways, and nothing tells which")
+    vector = any(name.endswith("label_emb.0.0.weight") for name in entries)
+    entries = {name: _as_published(name, entry, vector) for name, entry in entries.items()}
     return Header(entries, {name: text for name, text in told.items() if isinstance(text, str)})
 
 

@@ -8,7 +8,7 @@ TRANSFORMERS = (
     Rule("text_model.embeddings.position_ids", None),  # 0 .. 76, kept by old files
     Rule("logit_scale", None),  # belongs to the training with pictures
     Rule("text_projection.weight", "text_projection.weight"),
-    Rule("text_model.text_projection", "text_projection.weight", "transpose"),  # stable-diffusion.cpp's, from OpenCLIP
+    Rule("text_model.text_projection", "text_projection.weight"),  # stable-diffusion.cpp's
     Rule("text_model.{}", "text_model.{}"),
 )
 
@@ -31,5 +31,16 @@ OPENCLIP = (
     Rule("ln_final.{}", "text_model.final_layer_norm.{}"),
     Rule("text_projection", "text_projection.weight", "transpose"),
     Rule("logit_scale", None),
+)
+FUSED = (  # stable-diffusion.cpp's own, of a tower that was OpenCLIP's
+    *(
+        Rule(
+            f"text_model.encoder.layers.{{}}.self_attn.in_proj.{kind}",
+            tuple(f"text_model.encoder.layers.{{}}.self_attn.{part}_proj.{kind}" for part in "qkv"),
+        )
+        for kind in ("weight", "bias")
+    ),
+    Rule("text_model.text_projection", "text_projection.weight", "transpose"),
+    *TRANSFORMERS,
 )
 BARE = (Rule("embeddings.position_ids", None), Rule("{}", "text_model.{}"))  # what transformers 5 calls them in memory
