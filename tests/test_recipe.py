@@ -39,6 +39,13 @@ def test_an_effort_is_a_word_for_fields_and_those_that_are_told_stay():
         Recipe.of({"effort": "fst"})
 
 
+def test_guidance_is_never_taken_from_features_of_different_ages():
+    for fits in (1, 2, 4, 8):
+        assert Recipe.of({"deep_every": 4, "guide_every": fits}).guide_every == fits
+    with pytest.raises(BadInput, match=r"guide_every should divide deep_every \(4\) or be a multiple of it, not 6"):
+        Recipe.of({"deep_every": 4, "guide_every": 6})
+
+
 def test_the_id_tells_recipes_apart_and_nothing_else():
     recipe = Recipe(prompt="a cat")
     assert recipe.id == Recipe(prompt="a cat", seed=0).id
