@@ -1,10 +1,13 @@
 """Where things run, and why."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import limner.place
 from limner.errors import BadInput
-from limner.place import find_place
+from limner.place import computes_int8, find_place, precisions
 
 
 def test_the_processor_is_always_there():
@@ -38,3 +41,28 @@ def test_auto_prefers_the_card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     place = find_place("auto")
     assert (place.device.type, place.dtype) == ("cuda", torch.float16)  # emulated bf16 is slower than fp16
+
+
+def test_what_a_place_cannot_compute_in_is_refused_with_what_it_can(monkeypatch):
+    monkeypatch.setattr(limner.place, "computes_int8", lambda: False)
+    with pytest.raises(BadInput, match=r"cpu cannot compute in fp16 here; it can in (fp32 and bf16|bf16 and fp32)$"):
+        find_place("cpu").precisely("fp16")
+    with pytest.raises(BadInput, match="cpu cannot compute in int8"):
+        find_place("cpu").precisely("int8")
+    assert precisions("mps") == ("fp32",)
+
+
+def test_a_place_computes_as_it_is_told():
+    own = find_place("cpu")
+    assert own.precisely("") is own
+    half = find_place("cpu", torch.float32, "one").precisely("bf16")
+    assert (half.dtype, half.why, half.keep, half.precision) == (torch.bfloat16, "asked for", "one", "bf16")
+    small = replace(half, int8=True)  # whether this machine has it or not
+    assert (small.precision, small.numbers) == ("int8", "int8 with bfloat16")
+    assert small.precisely("fp32").numbers == "float32"
+
+
+@pytest.mark.skipif(not computes_int8(), reason="oneDNN has no products of 8 bits here")
+def test_in_8_bits_all_else_is_in_the_fast_type():
+    own = find_place("cpu")
+    assert own.precisely("bf16").precisely("int8") == replace(own, int8=True)

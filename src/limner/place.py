@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,6 +15,8 @@ from limner.errors import BadInput
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Keep = Literal["all", "one", "layer"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+WORDS: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,32 @@ class Place:
     dtype: torch.dtype  # of the products inside networks; states between them stay fp32
     why: str  # the reason for the dtype, in words
     keep: Keep = "all"  # what stays in memory: every network, one large one at a time, or one layer at a time
+    int8: bool = False  # whether denoisers multiply in 8 bits; all else is in `dtype` there too
+
+    @property
+    def precision(self) -> Precision:
+        """The word for how denoisers multiply."""
+        return "int8" if self.int8 else WORDS[self.dtype]
+
+    @property
+    def numbers(self) -> str:
+        """The types that it computes in, for people: float32, or int8 with float32."""
+        wide = str(self.dtype).removeprefix("torch.")
+        return f"int8 with {wide}" if self.int8 else wide
+
+    def precisely(self, precision: Precision | Literal[""]) -> Place:
+        """This place computing otherwise; "" leaves it as it is.
+
+        Raises BadInput for what the device cannot do, with what it can.
+        """
+        if not precision or precision == self.precision:
+            return self
+        if precision not in (able := precisions(self.device.type)):
+            raise BadInput(f"{self.device.type} cannot compute in {precision} here; it can in {' and '.join(able)}")
+        if precision == "int8":
+            return replace(find_place(self.device.type, keep=self.keep), int8=True)  # type: ignore[arg-type]
+        wide = next(dtype for dtype, word in WORDS.items() if word == precision)
+        return replace(self, dtype=wide, why="asked for", int8=False)
 
     @property
     def one_by_one(self) -> bool:
@@ -62,6 +90,25 @@ class Place:
         else:
             with torch.autocast(self.device.type, self.dtype):
                 yield
+
+
+def computes_int8() -> bool:
+    """Whether oneDNN has fast products of 8 bits here: on x86 it has."""
+    return torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
+
+
+def has_vnni() -> bool:
+    """Whether the processor adds four products of 8 bits at once in 32; else it adds pairs of them in 16."""
+    return torch.cpu._is_vnni_supported()  # no public name for this yet
+
+
+def precisions(device: str) -> tuple[Precision, ...]:
+    """What a device of this machine computes in, the fast type of numbers first."""
+    fast = WORDS[_best_dtype(device)[0]]
+    also: dict[str, tuple[Precision, ...]] = {
+        "cuda": ("fp32", "fp16"), "cpu": ("fp32", "bf16", *(("int8",) if computes_int8() else ())),
+    }  # fmt: skip
+    return (fast, *(word for word in also.get(device, ()) if word != fast))
 
 
 def find_place(device: Device = "auto", dtype: torch.dtype | None = None, keep: Keep = "all") -> Place:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limner.nn.int8 import Int8Conv2d
+
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -22,18 +24,33 @@ class PeriodicConv2d(nn.Conv2d):
     around: tuple[bool, bool]  # x, y
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        pad = [0, 0]  # of zeros: rows, columns
-        for axis, goes in ((-1, self.around[0]), (-2, self.around[1])):
-            cells, beyond = int(self.padding[axis]), self.kernel_size[axis] - self.stride[axis]
-            if not goes:
-                pad[axis] = cells
-            elif cells:
-                last = input.narrow(axis, input.shape[axis] - cells, cells)
-                input = torch.cat([last, input, input.narrow(axis, 0, cells)], dim=axis)  # keeps the memory's layout
-            elif beyond > 0:
-                inside = input.narrow(axis, 0, input.shape[axis] - beyond)
-                input = torch.cat([inside, inside.narrow(axis, 0, beyond)], dim=axis)
-        return F.conv2d(input, weight, bias, self.stride, tuple(pad), self.dilation, self.groups)
+        input, zeros = _wrapped(self, input)
+        return F.conv2d(input, weight, bias, self.stride, zeros, self.dilation, self.groups)
+
+
+class PeriodicInt8Conv2d(Int8Conv2d):
+    """The same in 8 bits."""
+
+    around: tuple[bool, bool]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.padded(*_wrapped(self, x))
+
+
+def _wrapped(layer: PeriodicConv2d | PeriodicInt8Conv2d, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """What a convolution reads, with what lies beyond its borders, and how many zeros rows and columns still lack."""
+    pad = [0, 0]
+    for axis, goes in ((-1, layer.around[0]), (-2, layer.around[1])):
+        cells, beyond = int(layer.padding[axis]), layer.kernel_size[axis] - layer.stride[axis]
+        if not goes:
+            pad[axis] = cells
+        elif cells:
+            last = input.narrow(axis, input.shape[axis] - cells, cells)
+            input = torch.cat([last, input, input.narrow(axis, 0, cells)], dim=axis)  # keeps the memory's layout
+        elif beyond > 0:
+            inside = input.narrow(axis, 0, input.shape[axis] - beyond)
+            input = torch.cat([inside, inside.narrow(axis, 0, beyond)], dim=axis)
+    return input, (pad[0], pad[1])
 
 
 def periodic(net: Net, x: bool, y: bool) -> Net:
@@ -47,7 +64,8 @@ def periodic(net: Net, x: bool, y: bool) -> Net:
         return net
     twin = copy.copy(net)
     twin._modules = {name: child and periodic(child, x, y) for name, child in net._modules.items()}
-    if isinstance(twin, nn.Conv2d) and twin.padding_mode == "zeros" and max(twin.kernel_size) > 1:
+    if isinstance(twin, (nn.Conv2d, Int8Conv2d)) and twin.padding_mode == "zeros" and max(twin.kernel_size) > 1:
         vars(twin)["around"] = (x, y)
-        object.__setattr__(twin, "__class__", PeriodicConv2d)
+        kind = PeriodicInt8Conv2d if isinstance(twin, Int8Conv2d) else PeriodicConv2d
+        object.__setattr__(twin, "__class__", kind)
     return twin
