@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import limner.nets
 import limner.nn.streamed
 from limner.nets import Nets, placed
+from limner.nn.int8 import Int8Conv2d, Int8Linear
 from limner.pipeline import load
-from limner.place import Keep, Place, find_place
+from limner.place import Keep, Place, computes_int8, find_place
 from limner.tasks.run import begin, paint
 from limner.weights.io import read_tensors, write_tensors
 
@@ -134,3 +135,27 @@ def test_what_overflows_in_fp16_is_decoded_in_fp32(
 def test_a_place_says_what_it_keeps():
     assert find_place("cpu").keep == "all"
     assert find_place("cpu", keep="layer").keep == "layer"
+
+
+@pytest.mark.skipif(not computes_int8(), reason="oneDNN has no products of 8 bits here")
+@pytest.mark.filterwarnings("ignore:.*holds T5 but no tokenizer")
+@pytest.mark.parametrize("family", ["sd15", "sd35"])
+def test_in_8_bits_a_picture_is_near_and_the_same_whatever_is_kept(tmp_path: Path, family: str):
+    path = write_single(tmp_path / f"{family}.safetensors", family, tiny_nets(family), torch.float16)
+    small = painted(path, place("all").precisely("int8"))
+    wide = painted(path, place("all"))
+    assert 0 < (small - wide).abs().mean() < 0.05
+    for keep in ("one", "layer"):
+        assert torch.equal(painted(path, place(keep).precisely("int8")), small), keep
+
+
+@pytest.mark.skipif(not computes_int8(), reason="oneDNN has no products of 8 bits here")
+def test_8_bits_are_counted_before_and_only_the_denoiser_has_them(tiny_checkpoint: Callable[[str], Path]):
+    path = str(tiny_checkpoint("sd15"))
+    wide, small = (load(path, where).nets for where in (place("all"), place("all").precisely("int8")))
+    assert isinstance(wide, Nets) and isinstance(small, Nets)
+    assert small.weight("text") == wide.weight("text")
+    assert small.weight("denoiser") < 0.5 * wide.weight("denoiser")
+    assert small.layer("denoiser") > small.weight("denoiser") - wide.layer("denoiser")  # what is packed stays
+    assert any(isinstance(layer, Int8Conv2d) for layer in small["denoiser"].modules())
+    assert not any(isinstance(layer, Int8Linear | Int8Conv2d) for layer in small["autoencoder"].modules())

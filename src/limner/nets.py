@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
+from limner.nn.int8 import eligible, in_int8
 from limner.nn.streamed import copied, streamed
 from limner.place import Place
 from limner.weights.io import release
@@ -56,7 +57,7 @@ class Nets(Mapping[str, nn.Module]):
 
     def exactly(self, net: str) -> nn.Module:
         """A network in fp32 for once, where its own type was not enough."""
-        return placed(copied(self._bare[net]), replace(self._place, dtype=torch.float32))
+        return placed(copied(self._bare[net]), replace(self._place, dtype=torch.float32, int8=False))
 
     def at(self, place: Place) -> Nets:
         """The same networks for another place; before any of them was asked for."""
@@ -69,20 +70,22 @@ class Nets(Mapping[str, nn.Module]):
 
     def weight(self, net: str) -> int:
         """Bytes that a network will take when it is brought to its place; 0: it is there."""
-        wide = self._place_of(net).dtype.itemsize
-        return 0 if net in self._ready else sum(_sizes(self._bare[net], wide))
+        bare, place = self._bare[net], self._place_of(net)
+        return 0 if net in self._ready else sum((*_sizes(bare, place, False), *_sizes(bare, place, True)))
 
     def layer(self, net: str) -> int:
         """Bytes that the largest layer of a network will take, with all that is not streamed."""
         if net in self._ready:
             return 0
-        bare, wide = self._bare[net], self._place_of(net).dtype.itemsize
+        bare, place = self._bare[net], self._place_of(net)
         if size(bare) < LARGE:
             return self.weight(net)
-        return max(_sizes(bare, wide, STREAMED)) + sum(_sizes(bare, wide)) - sum(_sizes(bare, wide, STREAMED))
+        there, streamed = (list(_sizes(bare, place, kind)) for kind in (False, True))
+        return sum(there) + max(streamed, default=0)
 
     def _place_of(self, net: str) -> Place:
-        return replace(self._place, dtype=torch.float32) if net in self._exact else self._place
+        wide = torch.float32 if net in self._exact else self._place.dtype
+        return replace(self._place, dtype=wide, int8=self._place.int8 and net == "denoiser")
 
 
 def size(net: nn.Module) -> int:
@@ -93,12 +96,16 @@ def size(net: nn.Module) -> int:
 STREAMED = (nn.Linear, nn.Conv2d, nn.Embedding)
 
 
-def _sizes(net: nn.Module, wide: int, kinds: tuple[type[nn.Module], ...] = (nn.Module,)) -> Iterator[int]:
-    """Bytes of each layer of some kinds at its place: weights of products in so many bytes, all others in fp32."""
-    for layer in net.modules():
-        if isinstance(layer, kinds):
-            each = wide if isinstance(layer, (nn.Linear, nn.Conv2d)) else FP32
-            yield each * sum(value.numel() for value in layer.parameters(recurse=False))
+def _sizes(net: nn.Module, place: Place, streamed: bool) -> Iterator[int]:
+    """Bytes of each layer at its place, of those that can be streamed or of the others.
+
+    Weights of products are in the place's type, all others in fp32; layers of 8 bits are packed once and stay.
+    """
+    for name, layer in net.named_modules():
+        small = place.int8 and eligible(name, layer)
+        if streamed == (isinstance(layer, STREAMED) and not small):
+            wide = place.dtype.itemsize if isinstance(layer, (nn.Linear, nn.Conv2d)) else FP32
+            yield (1 if small else wide) * sum(value.numel() for value in layer.parameters(recurse=False))
 
 
 def bare(nets: Mapping[str, nn.Module], net: str) -> nn.Module:
@@ -112,6 +119,8 @@ def placed(net: Net, place: Place) -> Net:
 
     The pages of what was cast are given back, and read again by who still needs them.
     """
+    if place.int8:
+        in_int8(net, place.dtype, release)
     if size(net) < LARGE:
         return place.settle(net)  # type: ignore[return-value]
     if place.keep == "layer":

@@ -120,6 +120,7 @@ class Recipe(BaseModel):
     guide_every: Few = 1  # late steps at which guidance is computed anew
     late: Share = 0.7  # the time, 1 is noise, from which steps are late
     few_keys: Annotated[int, Field(ge=1, le=4)] = 1  # rows and columns of a large picture that UNets' attention sees
+    precision: Literal["", "fp32", "bf16", "fp16", "int8"] = ""  # of the denoiser; "": what the machine is fast in
     regions: tuple[Region, ...] = ()
     controls: tuple[Control, ...] = ()
     picture_prompts: tuple[PicturePrompt, ...] = ()

@@ -8,6 +8,7 @@ import pytest
 
 from limner.cli.making import Wishes
 from limner.image import open_picture
+from limner.place import computes_int8
 from limner.provenance.metadata import Receipt, chunks, read_receipt
 from limner.recipe import Recipe
 from limner.weights.io import read_header, read_tensors, write_tensors
@@ -63,6 +64,27 @@ def test_from_repeats_the_pixels(paint, limner):
     assert name == "a-red-apple-9-2.png"
     assert open_picture(Path(name)).tobytes() == open_picture(Path("a-red-apple-9.png")).tobytes()
     assert recipe_of(name) == recipe_of("a-red-apple-9.png")
+
+
+@pytest.mark.skipif(not computes_int8(), reason="oneDNN has no products of 8 bits here")
+def test_a_picture_of_8_bits_says_so_and_repeats(paint, limner):
+    paint("a cat", "-s", 9)
+    paint("a cat", "-s", 9, "--precision", "int8", "-o", "small.png")
+    assert read_receipt(open_picture(Path("small.png")), "").dtype.startswith("int8 with ")
+    assert open_picture(Path("small.png")).tobytes() != open_picture(Path("a-cat-9.png")).tobytes()
+    again = limner("paint", "--from", "small.png", "-q")
+    assert again.err == ""
+    assert open_picture(Path(again.out.strip())).tobytes() == open_picture(Path("small.png")).tobytes()
+
+
+def test_a_precision_that_the_machine_lacks_is_refused_with_those_it_has(paint):
+    said = paint("a cat", "--precision", "fp16")
+    assert said.status == 2
+    assert said.err.startswith("error: cpu cannot compute in fp16 here; it can in ")
+    assert (
+        "precision should be '', 'fp32', 'bf16', 'fp16' or 'int8', not 'fp8'"
+        in paint("a cat", "--precision", "fp8").err
+    )
 
 
 def test_from_with_a_flag_takes_a_field_back(paint, limner):

@@ -23,7 +23,7 @@ from tests.serve.databases import hasty
 
 from limner.errors import NotSaved
 from limner.pipeline import Model, load
-from limner.place import Place, find_place
+from limner.place import Place, computes_int8, find_place
 from limner.provenance.metadata import is_marked, read_receipt
 from limner.recipe import Recipe
 from limner.serve import previews
@@ -521,3 +521,14 @@ def test_a_worker_tells_the_memory_of_a_device_that_has_its_own(monkeypatch: pyt
     place = Place(torch.device("cuda"), torch.float16, "a test")
     known = capabilities(place, "mini", {})
     assert known["memory"] == 80 * 2**30 and budget(Config(), known) == int(0.8 * 80 * 2**30)
+
+
+@pytest.mark.skipif(not computes_int8(), reason="oneDNN has no products of 8 bits here")
+def test_a_job_is_painted_in_the_precision_that_it_names(bench: Bench):
+    jobs = [bench.add(), bench.add(precision="int8"), bench.add(precision="fp16")]
+    while any(bench.job(job.id).state == "queued" for job in jobs):
+        bench.work()
+    own, small, never = (bench.job(job.id) for job in jobs)
+    assert (own.state, small.state, never.state) == ("done", "done", "failed")
+    assert "cpu cannot compute in fp16 here; it can in" in never.error
+    assert bench.pictures(own)[0].tobytes() != bench.pictures(small)[0].tobytes()

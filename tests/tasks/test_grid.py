@@ -15,6 +15,7 @@ EXAMPLES = {  # a text for each kind of field
     "sampler": "Euler a", "schedule": "karras", "regions": BOX, "controls": '[{"net": "n", "image": "i"}]',
     "picture_prompts": '[{"net": "n", "eyes": "e", "image": "i"}]', "extend": "1-2-3-4", "cfg_interval": "0-1",
     "skip_interval": "0.1-0.2", "skip_layers": "7+8", "partial": "yes", "fast_decode": "on", "only_masked": "true",
+    "precision": "int8",
 }  # fmt: skip
 
 

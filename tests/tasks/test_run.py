@@ -169,3 +169,10 @@ def test_every_step_whole_changes_nothing(model: Model):
 def test_thin_attention_is_for_unets(model: Model):
     with pytest.raises(BadInput, match="few_keys thins out the attention of UNets; mini has another denoiser"):
         small(model, few_keys=2)
+
+
+def test_a_model_that_computes_otherwise_does_not_paint_a_recipe(model: Model):
+    other = "bf16" if model.place.precision == "fp32" else "fp32"
+    with pytest.raises(BadInput, match=f"the recipe is painted in {other}, and the model is loaded for "):
+        small(model, precision=other)
+    assert small(model, precision=model.place.precision).precision

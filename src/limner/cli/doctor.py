@@ -30,7 +30,7 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print it as JSON.")] = False
     import torch
 
     from limner.pipeline import SHIPPED
-    from limner.place import find_place
+    from limner.place import find_place, precisions
 
     place = find_place()
     facts: dict[str, Any] = {
@@ -41,8 +41,10 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print it as JSON.")] = False
         "memory": _memory(),
         "devices": ", ".join(_devices()),
         "will use": f"{place.device.type} in {_name(place.dtype)}, because {place.why}",
+        "precisions": ", ".join(precisions(place.device.type)),
     }
-    checks = {"layer": _try_layer(place), **{f"model {name}": _check(name) for name in SHIPPED}}
+    small = {"layer in int8": _try_int8()} if "int8" in precisions(place.device.type) else {}
+    checks = {"layer": _try_layer(place), **small, **{f"model {name}": _check(name) for name in SHIPPED}}
     well = all(good for good, _ in checks.values())
     if json:
         told = {name: {"good": good, "told": words} for name, (good, words) in checks.items()}
@@ -87,6 +89,24 @@ def _try_layer(place: Place) -> tuple[bool, str]:
     exact, slow = _timed(lambda: layer(x))
     apart = float((quick.float() - exact).norm() / exact.norm())
     told = f"{_name(place.dtype)} takes {seconds * 1e3:.2f} ms, float32 {slow * 1e3:.2f} ms, apart by {apart:.2%}"
+    return apart < APART, told
+
+
+def _try_int8() -> tuple[bool, str]:
+    """One layer in 8 bits against fp32: how far apart, how fast, and of how many bits its weights are."""
+    import torch
+
+    from limner.nn.int8 import FULL, Int8Linear, weight_reach
+
+    random = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+    small, x = Int8Linear(layer, torch.float32), torch.randn(64, WIDTH, generator=random)
+    with torch.inference_mode():
+        quick, seconds = _timed(lambda: small(x))
+        exact, slow = _timed(lambda: layer(x))
+    apart = float((quick - exact).norm() / exact.norm())
+    bits = 8 if weight_reach() == FULL else 7
+    told = f"takes {seconds * 1e3:.2f} ms, float32 {slow * 1e3:.2f} ms, apart by {apart:.2%}; weights of {bits} bits"
     return apart < APART, told
 
 

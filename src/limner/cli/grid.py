@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
 
@@ -56,6 +56,7 @@ def grid(
     axes = [parse_axis(text, base) for text in (x, y, z) if text]
     model, fields = ready(fields, device, memory)
 
+    from limner.place import find_place
     from limner.tasks.run import begin
     from limner.tasks.task import load_for
 
@@ -67,10 +68,10 @@ def grid(
     for cell in plot.cells:
         groups.setdefault(_loads(cell.recipe), []).append(cell)
     pictures, files = {}, {}
-    mine = _loads(base)
+    mine, own = _loads(base), find_place(cast(Any, device), keep=model.place.keep)
     for key in sorted(groups, key=lambda key: key != mine):  # the model that is here comes first, and may go
         cells = groups[key]
-        model = model if key == mine else load_for(cells[0].recipe, model.place)
+        model = model if key == mine else load_for(cells[0].recipe, own)
         recipes = [begin(model, **cell.recipe.model_dump()) for cell in cells]
         made = (one for finished, _ in batches(model, recipes, quiet) for one in finished)
         for cell, one in zip(cells, made, strict=True):
@@ -97,4 +98,4 @@ def _blank(recipe: Recipe) -> Image.Image:
 
 def _loads(recipe: Any) -> tuple[Any, ...]:
     """What of a recipe another model would be loaded for."""
-    return recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings
+    return recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings, recipe.precision

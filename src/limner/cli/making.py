@@ -112,6 +112,10 @@ class Wishes:
     few_keys: Annotated[
         Number, flag("Attend to every so many rows and columns of a large picture (UNets).", "--few-keys")
     ] = None
+    precision: Annotated[
+        Text,
+        flag("fp32, bf16, fp16 or int8; without it, the type of numbers that the machine is fast in.", "--precision"),
+    ] = None
     best_of: Annotated[Number, flag("Try so many seeds for each picture, keep the best.", "--best-of")] = None
     model: Annotated[Text, flag("A name, a folder, or a .safetensors or .gguf file.", "--model", "-m")] = None
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from limner.recipe import Recipe
 
 # of the recipe of a picture that is varied as it is: what painted it, and what was said
-WORDS = ("model", "parts", "partial", "prediction", "embeddings", "prompt", "negative", "style", "syntax", "clip_skip")
+WORDS = (
+    "model", "parts", "partial", "prediction", "embeddings", "precision", "prompt", "negative", "style", "syntax",
+    "clip_skip",
+)  # fmt: skip
 
 
 def vary(

@@ -51,7 +51,7 @@ class Receipt:
         """The receipt of a recipe that a model paints, with the networks that take part."""
         idle = {"judge"} if recipe.best_of > 1 else {"judge", "eye"}
         weights = {name: digest for name, digest in model.digests.items() if Path(name).stem not in idle}
-        return cls(recipe, weights, str(model.place.dtype).removeprefix("torch."))
+        return cls(recipe, weights, model.place.numbers)
 
     def fields(self) -> dict[str, Any]:
         return {

@@ -53,7 +53,7 @@ class Shelf:
 
 
 def model_key(recipe: Recipe) -> object:
-    return (recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings)
+    return (recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings, recipe.precision)
 
 
 def tidy() -> None:

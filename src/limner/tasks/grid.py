@@ -36,7 +36,7 @@ ALIASES = {  # what people type -> the field
 }  # fmt: skip
 FAMILIAR = {field: alias for alias, field in (("cfg", "cfg_scale"), ("scheduler", "schedule"))}  # on labels
 COSTLY = (  # what takes longest to change comes first, and varies slowest
-    ("model", "parts", "partial", "prediction", "embeddings", "refiner"),
+    ("model", "parts", "partial", "prediction", "embeddings", "refiner", "precision"),
     ("controls", "picture_prompts", "upscaler", "fast_decode", "best_of"),
     ("size", "width", "height", "steps", "sampler", "schedule"),
 )

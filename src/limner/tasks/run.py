@@ -53,6 +53,10 @@ def begin(model: Model, /, **wishes: Any) -> Recipe:
         tile_of(model, recipe)
     if recipe.few_keys > 1 and not model.convolves:
         raise BadInput(f"few_keys thins out the attention of UNets; {model.family.name} has another denoiser")
+    if recipe.precision not in ("", model.place.precision):
+        raise BadInput(
+            f"the recipe is painted in {recipe.precision}, and the model is loaded for {model.place.precision}"
+        )
     if recipe.fast_decode:
         model.tiny  # noqa: B018  refuses where there is none
     if recipe.best_of > 1:
