@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from limner.provenance.metadata import Receipt, chunks
-from limner.recipe import Recipe
+from limner.recipe import EFFORTS, Recipe
 from limner.serve.files import Files
 from limner.serve.store import Store
 from limner.serve.tables import Job, NewPicture
@@ -42,6 +42,8 @@ CAPABILITIES = {
     "schedules": [{"name": "uniform", "aliases": []}, {"name": "karras", "aliases": []}],
     "device": "cpu",
     "dtype": "float32",
+    "efforts": EFFORTS,
+    "precisions": ["fp32", "int8"],
     "threads": 1,
     "watch": "watch" in Order.model_fields,
     "checks": {"safety": "none", "note": "nothing is checked: no classifier looks at prompts or pictures"},

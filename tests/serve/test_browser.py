@@ -280,6 +280,8 @@ def test_settings_are_used_again_and_varied(page: Page):
     page.locator("summary", has_text="More controls").click()
     page.select_option("#style", "pixel art")
     page.select_option("#sampler", "dpmpp_2m")
+    page.select_option("#effort", "balanced")
+    page.select_option("#precision", "int8")
     painted(page, "a brass key", seed="9223372036854775806", steps="4", negative="rust")
     page.get_by_role("button", name="As it was at first").click()
     expect(page.locator("#prompt")).to_have_value("")
@@ -287,8 +289,11 @@ def test_settings_are_used_again_and_varied(page: Page):
     expect(page.locator("dialog dl")).to_contain_text("9223372036854775806")
     page.locator("dialog").get_by_role("button", name="Use these settings").click()
     told = {"prompt": "a brass key", "seed": "9223372036854775806", "steps": "4", "negative": "rust"}
-    for id, value in (told | {"style": "pixel art", "sampler": "dpmpp_2m"}).items():
+    for id, value in (
+        told | {"style": "pixel art", "sampler": "dpmpp_2m", "effort": "balanced", "precision": "int8"}
+    ).items():
         expect(page.locator(f"#{id}")).to_have_value(value)
+    expect(page.locator("#extra")).to_be_hidden()  # the word stands for all that the effort changed
     before = page.locator("#pictures li").count()
     open_first(page)
     page.locator("dialog").get_by_role("button", name="Vary").click()

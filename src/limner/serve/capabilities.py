@@ -19,7 +19,7 @@ from limner.families.recognise import Checkpoint, recognise
 from limner.pipeline import SHIPPED, find_model
 from limner.place import Place, precisions
 from limner.provenance.metadata import MADE, PARTLY
-from limner.recipe import VERSION
+from limner.recipe import EFFORTS, VERSION
 from limner.registry import Registry
 from limner.store import entries, scanned
 from limner.tasks.task import TASKS
@@ -48,6 +48,7 @@ def capabilities(place: Place, default: str, beside: Mapping[str, Mapping[str, P
         "schedules": _names(SCHEDULES),
         "device": str(place.device),
         "dtype": str(place.dtype).removeprefix("torch."),
+        "efforts": EFFORTS,
         "precisions": precisions(place.device.type),
         "keep": place.keep,
         "threads": torch.get_num_threads(),

@@ -10,7 +10,8 @@ const NUMBERS = ["steps", "cfg_scale"];
 const HINTS = { sampler: "The way from noise to picture.", schedule: "Where the steps are spent." };
 const CHANGE = { edit: 0.6, inpaint: 1, outpaint: 1, upscale: 0.3 };  // how much each task changes, where nobody says
 const OURS = new Set(["task", "prompt", "negative", "model", "style", "seed", "width", "height", "steps", "sampler", "schedule",
-  "cfg_scale", "best_of", "hires", "seamless", "image", "mask", "strength", "feather", "extend", "scale"]);
+  "cfg_scale", "best_of", "hires", "seamless", "image", "mask", "strength", "feather", "extend", "scale", "effort", "precision"]);
+const CHOICES = ["model", "style", "negative", "sampler", "schedule", "effort", "precision"];
 const KEEP = "limner.form";
 const NARROW = 860;  // pixels, as in style.css: the easel is below the form
 const MOST = 9;  // pictures that the easel shows
@@ -79,6 +80,8 @@ function offer() {
     options($(id), [["", "Automatic"], ...(list ?? []).map((each) => [name(each), name(each)])]);
     $(`${id}-hint`).textContent = `${HINTS[id]}${likes[id] ? ` The model likes ${likes[id]}.` : ""}`;
   }
+  options($("effort"), Object.keys(known.capabilities.efforts ?? {}).map((word) => [word === "exact" ? "" : word, capital(word)]));
+  options($("precision"), [["", "Automatic"], ...(known.capabilities.precisions ?? []).map((each) => [each, each])]);
   for (const id of NUMBERS) $(id).placeholder = likes[id] ?? "";
   $("size").replaceChildren(...sizes(model).map(([w, ht, label]) => option(`${w}x${ht}`, label)), option("", "Other\u2026"));
   const grain = model.multiple ?? 16;
@@ -130,7 +133,7 @@ const digits = (text) => (Number.isSafeInteger(Number(text)) ? Number(text) : Bi
 /** What the form wishes: only what somebody set, so that the model's own likings fill the rest. */
 export function read() {
   const recipe = { ...extra, task: task(), prompt: $("prompt").value.trim() };
-  for (const id of ["model", "style", "negative", "sampler", "schedule"]) if ($(id).value.trim()) recipe[id] = $(id).value.trim();
+  for (const id of CHOICES) if ($(id).value.trim()) recipe[id] = $(id).value.trim();
   for (const id of NUMBERS) if ($(id).value) recipe[id] = Number($(id).value);
   if (/^\d+$/.test($("seed").value)) recipe.seed = digits($("seed").value);
   if (Number($("best_of").value) > 1) recipe.best_of = Number($("best_of").value);
@@ -206,7 +209,9 @@ export function use(recipe, from = null) {
   const put = (id, value) => { if ($(id)) $(id).value = value === undefined || value === null ? "" : String(value); };
   if (asked.model && known.models.some((model) => model.name === asked.model)) put("model", asked.model);
   offer();
-  for (const id of ["prompt", "negative", "seed", "style", "sampler", "schedule", ...NUMBERS]) put(id, asked[id]);
+  const [effort, spent] = effortOf(asked);
+  asked.effort = effort;
+  for (const id of ["prompt", "seed", ...CHOICES.slice(1), ...NUMBERS]) put(id, asked[id]);
   put("best_of", asked.best_of ?? 1);
   put("hires", asked.hires ?? 1);
   $("seamless").checked = asked.task === "tile";
@@ -216,7 +221,7 @@ export function use(recipe, from = null) {
     put("size", `${asked.width}x${asked.height}`);  // where there is no such size, none is chosen
     if ($("size").selectedIndex < 0) put("size", "");
   }
-  extra = Object.fromEntries(Object.entries(asked).filter(([name, value]) => !OURS.has(name) && unusual(value)));
+  extra = Object.fromEntries(Object.entries(asked).filter(([name, value]) => !OURS.has(name) && !(name in spent) && unusual(value)));
   if (asked.task === "tile" && asked.seamless && asked.seamless !== "xy") extra.seamless = asked.seamless;
   startFrom(from, asked.task);
   if (from) {
@@ -227,7 +232,7 @@ export function use(recipe, from = null) {
     if (asked.mask && source) source.mask = { ref: asked.mask };
   }
   $("count").value = 1;
-  if (["sampler", "schedule", "negative"].some((id) => $(id).value) || $("steps").value || $("cfg_scale").value) $("more").open = true;
+  if (CHOICES.slice(2).some((id) => $(id).value) || $("steps").value || $("cfg_scale").value) $("more").open = true;
   seen();
   keep();
   $("prompt").focus();
@@ -235,6 +240,14 @@ export function use(recipe, from = null) {
   say("The settings are in the form.");
 }
 
+/** The word for a recipe's effort, and the fields that it stands for; none where no word means what it says. */
+function effortOf(asked) {
+  const means = (fields) => Object.entries(fields).every(([name, value]) => (asked[name] ?? value) === value);
+  const words = Object.entries(known.capabilities.efforts ?? {}).filter(([word]) => word !== "exact");
+  return (asked.deep_every > 1 && words.find(([, fields]) => means(fields))) || ["", {}];
+}
+
+const capital = (word) => word[0].toUpperCase() + word.slice(1);
 const unusual = (value) => !(value === "" || value === null || value === false || (Array.isArray(value) && !value.length));
 
 /** Start from a picture: {ref, name, width, height, show(img)}; null lets go of it. */
@@ -260,7 +273,8 @@ export function setMask(mask) {
 }
 
 function keep() {
-  const ids = ["prompt", "negative", "seed", "style", "model", "size", "width", "height", "count", "sampler", "schedule", "best_of", "hires", ...NUMBERS];
+  const ids = ["prompt", "negative", "seed", "style", "model", "size", "width", "height", "count", "sampler", "schedule", "best_of", "hires", "effort", "precision",
+    ...NUMBERS];
   localStorage.setItem(KEEP, JSON.stringify(Object.fromEntries(ids.map((id) => [id, $(id).value]))));
 }
 
