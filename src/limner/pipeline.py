@@ -35,13 +35,13 @@ from limner.nets import Nets, bare
 from limner.nn.periodic import periodic
 from limner.nn.tiles import in_tiles
 from limner.place import Keep, Place, find_place
+from limner.recipe import SHIPPED as SHIPPED
 from limner.store import entries, home, stored
 from limner.types import Cond, Denoiser, Steer
 from limner.weights.io import read_tensors, sha256
 from limner.weights.layout import account
 from limner.words import Reading, Words, read_towers
 
-SHIPPED = ("mini",)
 EXACT = ("text", "eye", "judge")  # of a mini model: small, and read in fp32
 SHARED = 192  # pixels that neighbouring tiles share; mini's decoder sees 104 to a side
 STARTS_FROM = {"edit": "a picture to edit", "depth": "a depth map"}  # variants that words alone do not serve

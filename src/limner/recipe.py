@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from limner.errors import BadInput, UnknownName
 
 VERSION = 4
+SHIPPED = ("mini",)  # models inside the package
 MAX_SEED = 2**63 - 1
 Task = Literal["paint", "edit", "inpaint", "outpaint", "upscale", "tile"]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -15,6 +15,7 @@ from tests.serve.conftest import crowd, running
 
 from limner.cli.making import Output
 from limner.cli.remote import paint_there
+from limner.cli.serve import _known
 from limner.errors import BadInput
 from limner.provenance.metadata import read_receipt
 from limner.serve.config import Config, home
@@ -89,6 +90,15 @@ def test_pictures_are_kept_beside_the_models(monkeypatch: pytest.MonkeyPatch, tm
     assert home() == tmp_path / "serve"
     assert Config(folder=tmp_path).url == f"sqlite:///{tmp_path}/limner.db"
     assert Config(database="postgresql://x/y").url == "postgresql://x/y"
+
+
+def test_a_model_that_ships_is_not_taken_for_a_folder_of_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini", "mine"):
+        (tmp_path / name).mkdir()
+    assert _known("mini") == "mini"
+    assert _known("mine") == str(tmp_path / "mine")
+    assert _known("other") == "other"
 
 
 def test_the_address_is_printed_the_page_answers_while_the_model_loads_and_ctrl_c_ends_it(

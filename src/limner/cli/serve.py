@@ -94,9 +94,11 @@ def _config(folder: Path | None, database: str) -> Config:
 
 
 def _known(model: str) -> str:
-    """A path is told to the workers as a whole one: they may be elsewhere."""
+    """A path is told to the workers as a whole one: they may be elsewhere. A name that ships is no path."""
+    from limner.recipe import SHIPPED
+
     path = Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
+    return str(path.resolve()) if model not in SHIPPED and path.exists() else model
 
 
 def _run(config: Config, open_page: bool, verbose: bool) -> None:
