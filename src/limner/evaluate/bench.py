@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limner.errors import BadInput
 from limner.evaluate.metrics import small
+from limner.evaluate.people import Crowd, crowd
 from limner.evaluate.samples import COLOURED, SHEET, ByText, Case, Plan, by_style, cells, halves, pooled, rounds, unlike
 from limner.models.eye import Eye
 from limner.pipeline import Model
@@ -115,6 +116,10 @@ class Bench:
         return random.Random(seed_of(self.plan.seed, "diverse")).sample(many, min(len(many), self.plan.diverse[0]))
 
     @cached_property
+    def people(self) -> Crowd:
+        return crowd(self.pictures.words, self.rows("train"), self.plan.people, self.plan.seed)
+
+    @cached_property
     def asked(self) -> Mapping[str, list[Recipe]]:
         """Every picture that is painted, by the figure it serves; those of one prompt stand together."""
         plan = self.plan
@@ -132,6 +137,8 @@ class Bench:
         asked["empty"] = several([("", None)], plan.empty, "empty")
         asked["colour"] = several([(f"a {pair}", None) for pair in COLOURED], plan.coloured, "colour")
         asked["diverse"] = several([(group[0].name, None) for group in self.diverse], plan.diverse[1], "diverse")
+        asked["people"] = several(self.told(self.people.told), 1, "people")
+        asked["anybody"] = several([(case.name, None) for case in self.people.untold], plan.seeds, "anybody")
         asked["sheet"] = [self.recipe.but(prompt=prompt, seed=k) for prompt in SHEET for k in range(plan.sheet)]
         return asked
 

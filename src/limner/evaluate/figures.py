@@ -9,11 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from limner.evaluate import metrics
+from limner.evaluate import metrics, people
 from limner.evaluate.bench import PART, Bench
 from limner.evaluate.metrics import Estimate, bootstrap
 from limner.evaluate.samples import COLOURED, Case, by_style, texts
 from limner.evaluate.table import Cell, Column, Row, Section, Spread
+from limner.train.splits import Split
 
 ALIKE = 0.12  # root mean square difference at 32 pixels: half of all pairs that differ in skin tone alone lie within it
 COPY = 1 / 3  # d1 / d2 below this is a copy
@@ -142,6 +143,56 @@ def retrieval_row(
     one, five, both = (bootstrap(values) for values in found)
     skills = [metrics.skill(e.value, real, by) for e, real, by in zip((one, five), ceiling, chance, strict=False)]
     return Row(name, (one, five, ratio(one.value, ceiling[0]), *skills, both))
+
+
+def naming(bench: Bench) -> Section:
+    """Picture to words, by the eye that `describe` asks: is the concept among its first guesses?"""
+    title, words, names = (
+        "Picture to words: what describe says of real pictures",
+        bench.pictures.words,
+        bench.model.names,
+    )
+    if not names or "eye" not in bench.model.nets:
+        return Section(title, "This model carries no names or no eye.")
+    concepts: dict[str, set[str]] = {}
+    for w in words:
+        concepts.setdefault(bare(w.name), set()).add(w.concept)
+    told = bench.model.name_vectors
+    lines = []
+    for kind, label in NAMED.items():
+        rows = [row for row in bench.rows(kind) if words[row].name]
+        rows = rows[:: max(1, -(-len(rows) // bench.plan.copies))]
+        if not rows:
+            continue
+        parts = torch.tensor(rows).split(PART)
+        scores = torch.cat([bench.model.likeness(floats(bench.real(part.tolist())), told) for part in parts])
+        guesses = [[names[i] for i in row] for row in scores.topk(min(5, len(names))).indices.tolist()]
+        hits = torch.tensor(
+            [
+                [words[row].concept in concepts.get(name, ()) for name in guessed]
+                for row, guessed in zip(rows, guesses, strict=True)
+            ]
+        ).float()
+        lines.append(Row(label, (len(rows), bootstrap(hits[:, 0]), bootstrap(hits.amax(1)))))
+    note = (
+        f"Among all {len(names):,} names of the data, tones of skin left out, for {len({w.concept for w in words}):,} "
+        "concepts. Right: the guess is a name of the picture's concept."
+    )
+    columns = (Column("pictures", "count"), Column("first guess", "share"), Column("first five", "share"))
+    return Section(title, note, columns, tuple(lines))
+
+
+def bare(name: str) -> str:
+    """A name without its tone of skin and the like, as `describe` knows it."""
+    return name.split(":")[0]
+
+
+NAMED: dict[Split, str] = {
+    "train": "training pictures",
+    "val": "the val shard: the concept trained in other styles, or not at all",
+    "pair": "held-out (style, concept) pairs",
+    "concept": "held-out concepts",
+}
 
 
 def colours(bench: Bench) -> Section:
@@ -360,7 +411,10 @@ FIGURES: dict[str, Callable[[Bench], Section]] = {
     "words to picture, training prompts": partial(retrieval, kind="train"),
     "words to picture, held-out pairs": partial(retrieval, kind="pair"),
     "words to picture, held-out concepts": partial(retrieval, kind="concept"),
+    "picture to words": naming,
     "colours": colours,
+    "people, told": people.told,
+    "people, not told": people.untold,
     "kernel distances": distances,
     "copies": copies,
     "diversity": diversity,

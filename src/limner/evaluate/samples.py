@@ -31,7 +31,7 @@ COLOURED = ("blue apple", "purple banana", "pink car", "green cat", "blue strawb
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is painted: by default about 2,700 pictures."""
+    """How much is painted: by default about 2,900 pictures."""
 
     seed: int = 0
     prompts: int = 128  # of each retrieval figure
@@ -40,6 +40,7 @@ class Plan:
     spread: int = 512  # pictures of different prompts, for the figures that compare sets
     empty: int = 384  # pictures of no prompt
     coloured: int = 8  # pictures of each coloured object
+    people: int = 24  # roles in five skin tones, and roles in two genders
     diverse: tuple[int, int] = (16, 8)  # prompts and pictures of each, for diversity
     copies: int = 400  # queries of each row of the copy rate
     resamples: int = 10  # of the kernel distance
@@ -52,8 +53,8 @@ class Plan:
         """From the two dials a person has: about how many prompts a figure, and whether few must do."""
         plan = cls(seed=seed)
         if quick:
-            plan = replace(plan, prompts=24, seeds=2, spread=96, empty=96, coloured=2, diverse=(6, 4), copies=200,
-                           subset=72, sheet=4)  # fmt: skip
+            plan = replace(plan, prompts=24, seeds=2, spread=96, empty=96, coloured=2, people=4, diverse=(6, 4),
+                           copies=200, subset=72, sheet=4)  # fmt: skip
         if pictures is None:
             return plan
         if pictures < 2:
