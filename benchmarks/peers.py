@@ -319,17 +319,17 @@ def chart(models: Mapping[str, Any]) -> str:
 
 
 def chosen(words: Sequence[str]) -> list[str]:
-    """Peers whose names begin with one of the words."""
+    """Peers of these names; where a word is none, those whose names begin with it."""
     for word in words:
         if not any(name.startswith(word) for name in PEERS):
             raise SystemExit(f"{word!r} begins no peer's name; there are {', '.join(PEERS)}")
-    return [name for name in PEERS if any(name.startswith(word) for word in words)]
+    return [name for name in PEERS if any(name == word or word not in PEERS and name.startswith(word) for word in words)]
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--peers", nargs="+", default=[""], metavar="NAME", help="those whose names begin so")
+    parser.add_argument("--peers", nargs="+", default=[""], metavar="NAME", help="a peer, or the beginning of several names")
     parser.add_argument("--runs", type=int, default=3, help="rounds that count")
     parser.add_argument("--threads", type=int, default=rivals.THREADS)
     parser.add_argument("--size", type=int, default=0, help="pixels of a side; 0: what the model likes")

@@ -79,7 +79,7 @@ def wide(job: Job, dtype: str) -> str:
     return "no bf16 in this processor (--emulated measures it all the same)" if emulates else ""
 
 
-def limner(job: Job, dtype: str = "", keep: str = "all") -> Verbs:
+def limner(job: Job, precision: str = "", keep: str = "all") -> Verbs:
     import torch
 
     from limner import load
@@ -89,7 +89,7 @@ def limner(job: Job, dtype: str = "", keep: str = "all") -> Verbs:
     from limner.words import Reading
 
     torch.set_num_threads(job.threads)
-    place = find_place(job.device, getattr(torch, dtype) if dtype else None, keep)  # type: ignore[arg-type]
+    place = find_place(job.device, keep=keep).precisely(precision)  # type: ignore[arg-type]
     model = load(job.file, place)
     for net in model.family.needs if keep == "all" else ():
         model.nets[net]  # brought to its place, as the others do when they load
@@ -115,12 +115,15 @@ def limner(job: Job, dtype: str = "", keep: str = "all") -> Verbs:
     return {"text": text, "step": step, "decode": lambda: model.to_image(z)[:, :3].numpy(), "picture": picture}
 
 
-def alike(job: Job, dtype: str) -> str:
-    """Limner's own choice is a row of its own."""
-    from limner.place import find_place
+def alike(job: Job, precision: str) -> str:
+    """Limner's own choice is a row of its own, and what a device cannot compute in has none."""
+    from limner.place import find_place, precisions
 
-    same = str(find_place(job.device).dtype) == f"torch.{dtype}"  # type: ignore[arg-type]
-    return f"the same as limner here, which takes {dtype} by itself" if same else wide(job, dtype)
+    if find_place(job.device).precision == precision:  # type: ignore[arg-type]
+        return f"the same as limner here, which takes {precision} by itself"
+    if precision not in precisions(job.device):
+        return f"{job.device} does not compute in {precision} here"
+    return wide(job, "bfloat16") if precision == "bf16" else ""
 
 
 def pipeline(job: Job, dtype: str) -> Any:
@@ -306,10 +309,15 @@ def published(job: Job) -> str:
 
 def known() -> Iterator[Peer]:
     """Every peer in every setting; a new setting is a line here."""
-    ours = {"limner": {}, "limner fp32": {"dtype": "float32"}, "limner bf16": {"dtype": "bfloat16"}}
-    for name, how in (ours | {"limner keep one": {"keep": "one"}, "limner keep layer": {"keep": "layer"}}).items():
-        lacks = (lambda job, how=how: alike(job, how["dtype"])) if "dtype" in how else Peer.lacks
-        yield Peer(name, ("limner",), lambda job, how=how: limner(job, **how), lacks)  # type: ignore[misc]
+    yield Peer("limner", ("limner",), limner)
+    for precision in ("fp32", "bf16", "fp16", "int8"):
+        yield Peer(
+            f"limner {precision}", ("limner",),
+            lambda job, precision=precision: limner(job, precision),  # type: ignore[misc]
+            lambda job, precision=precision: alike(job, precision),  # type: ignore[misc]
+        )  # fmt: skip
+    for keep in ("one", "layer"):
+        yield Peer(f"limner keep {keep}", ("limner",), lambda job, keep=keep: limner(job, keep=keep))  # type: ignore[misc]
     for dtype, short in (("float32", "fp32"), ("bfloat16", "bf16")):
         for words, more in (
             ("", {}), (" medium", {"medium": True}), (" channels_last", {"last": True}),
