@@ -38,8 +38,9 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 sys.path.insert(0, str(Path(__file__).parent))
-import loading
 import numpy as np
+
+import loading
 import rivals
 from rivals import PEERS, Job
 
@@ -81,10 +82,11 @@ class Worker:
         if self.process is None:
             command = [sys.executable, __file__, "--worker", self.name, json.dumps(vars(self.job))]
             threads = {"OMP_NUM_THREADS": str(self.job.threads), "HF_HUB_OFFLINE": "1"}
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("a"), text=True,
-                env=os.environ | threads,
-            )  # fmt: skip
+            with self.log.open("a") as log:
+                self.process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                    env=os.environ | threads,
+                )  # fmt: skip
             if not self._read():
                 return False
         assert self.process.stdin is not None
@@ -104,6 +106,7 @@ class Worker:
         told = json.loads(line)
         self.peak = max(self.peak, told.pop("peak"))
         for name, seconds in told.items():
+            print(f"{self.name}: {name} {seconds:.2f} s", file=sys.stderr, flush=True)
             self.found.setdefault(name, []).append(seconds)
         return True
 
@@ -323,13 +326,17 @@ def chosen(words: Sequence[str]) -> list[str]:
     for word in words:
         if not any(name.startswith(word) for name in PEERS):
             raise SystemExit(f"{word!r} begins no peer's name; there are {', '.join(PEERS)}")
-    return [name for name in PEERS if any(name == word or word not in PEERS and name.startswith(word) for word in words)]
+    return [
+        name for name in PEERS if any(name == word or (word not in PEERS and name.startswith(word)) for word in words)
+    ]
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--peers", nargs="+", default=[""], metavar="NAME", help="a peer, or the beginning of several names")
+    parser.add_argument(
+        "--peers", nargs="+", default=[""], metavar="NAME", help="a peer, or the beginning of several names"
+    )
     parser.add_argument("--runs", type=int, default=3, help="rounds that count")
     parser.add_argument("--threads", type=int, default=rivals.THREADS)
     parser.add_argument("--size", type=int, default=0, help="pixels of a side; 0: what the model likes")

@@ -53,7 +53,7 @@ class Peer:
     name: str
     packages: tuple[str, ...]
     open: Callable[[Job], Verbs]
-    lacks: Callable[[Job], str] = lambda job: ""  # why it cannot do this job here; "": it can
+    lacks: Callable[[Job], str] = lambda _: ""  # why it cannot do this job here; "": it can
     prepare: Callable[[Job], None] | None = None  # what is done once before it is opened, in a process of its own
 
 
@@ -203,7 +203,9 @@ def diffusers(
 
 
 def compiler(job: Job, dtype: str) -> str:
-    return wide(job, dtype) or ("" if shutil.which("g++") else "torch.compile needs a C++ compiler, and g++ is not here")
+    return wide(job, dtype) or (
+        "" if shutil.which("g++") else "torch.compile needs a C++ compiler, and g++ is not here"
+    )
 
 
 def graphs(job: Job) -> Path:
@@ -333,9 +335,7 @@ def known() -> Iterator[Peer]:
             )  # fmt: skip
     needs = ("openvino", "diffusers", "transformers", "accelerate")
     yield Peer("openvino fp32", needs, openvino, on_cpu, convert)
-    yield Peer(
-        "openvino bf16", needs, lambda job: openvino(job, "bf16"), lambda job: on_cpu(job, "bfloat16"), convert
-    )
+    yield Peer("openvino bf16", needs, lambda job: openvino(job, "bf16"), lambda job: on_cpu(job, "bfloat16"), convert)
     yield Peer(
         "openvino int8", (*needs, "nncf"), lambda job: openvino(job, int8=True), on_cpu, lambda job: convert(job, True)
     )
