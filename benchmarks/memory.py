@@ -1,6 +1,7 @@
 """What painting takes in memory and in time, by what is kept: every network, one at a time, or one layer.
 
     python benchmarks/memory.py [--family sd15|sdxl|sd35-medium] [--size 512] [--keep all one layer]
+        [--precision fp32|bf16|int8]
 
 A checkpoint of the full size is written in fp16, with random weights (or with --hole as a header whose data is a hole,
 which takes no room on the disk), and deleted at the end; sd35-medium has T5. Each row comes from a fresh process: one
@@ -42,7 +43,7 @@ class Watch(threading.Thread):
             time.sleep(OFTEN)
 
 
-def child(path: Path, keep: str, size: int, dtype: str) -> dict[str, Any]:
+def child(path: Path, keep: str, size: int, precision: str) -> dict[str, Any]:
     """What a fresh process measures while it paints."""
     import torch
 
@@ -64,7 +65,7 @@ def child(path: Path, keep: str, size: int, dtype: str) -> dict[str, Any]:
         begun = time.perf_counter()
 
     try:
-        model = load(str(path), find_place("cpu", getattr(torch, dtype) if dtype else None, keep))  # type: ignore[arg-type]
+        model = load(str(path), find_place("cpu", keep=keep).precisely(precision))  # type: ignore[arg-type]
         lap("load")
         cond: Cond = model.encode(["a red apple on a table"], how=Reading(size=(size, size)))
         lap("text")
@@ -79,8 +80,8 @@ def child(path: Path, keep: str, size: int, dtype: str) -> dict[str, Any]:
     return found | {"peak": loading.memory("VmHWM"), "finite": bool(torch.isfinite(picture).all())}
 
 
-def fresh(path: Path, keep: str, size: int, dtype: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", str(path), keep, str(size), dtype]
+def fresh(path: Path, keep: str, size: int, precision: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", str(path), keep, str(size), precision]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()
@@ -99,7 +100,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--family", default="sd15", choices=FAMILIES)
     parser.add_argument("--size", type=int, default=512, help="pixels of a side")
     parser.add_argument("--keep", nargs="+", default=KEEPS, choices=KEEPS)
-    parser.add_argument("--dtype", default="", help="float32 or bfloat16; else what the machine is fast in")
+    parser.add_argument("--precision", default="", help="fp32, bf16 or int8; else what the machine is fast in")
     parser.add_argument("--folder", type=Path, help="where the file is written for the while (2, 7 or 16 GB)")
     parser.add_argument("--hole", action="store_true", help="weights are zeros that take no room on the disk")
     parser.add_argument("--tiny", action="store_true", help="a small file of sd15, in seconds")
@@ -107,8 +108,8 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args(words)
     if asked.child:
-        path, keep, size, dtype = asked.child
-        print(json.dumps(row := child(Path(path), keep, int(size), dtype)))
+        path, keep, size, precision = asked.child
+        print(json.dumps(row := child(Path(path), keep, int(size), precision)))
         return [row]
     rows = []
     with tempfile.TemporaryDirectory(dir=asked.folder) as home:
@@ -122,7 +123,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
         print(f"{asked.family} {asked.size}x{asked.size}, file {path.stat().st_size / 2**20:.0f} MB")
         print(f"{'keep':8}{'peak MB':>9}{'own MB':>9}{'load s':>9}{'text s':>9}{'step s':>9}{'decode s':>9}")
         for keep in asked.keep:
-            row = {"keep": keep} | fresh(path, keep, asked.size, asked.dtype)
+            row = {"keep": keep} | fresh(path, keep, asked.size, asked.precision)
             rows.append(row)
             told = [row.get(name) for name in ("peak", "own", "load", "text", "step", "decode")]
             print(f"{keep:8}" + (row.get("refused") or "".join(f"{value:9.1f}" for value in told)), flush=True)
