@@ -136,6 +136,7 @@ def test_the_command_tells_and_its_status_is_1(made, capsys):
 def test_shards_are_the_same_each_time_and_train_reads_them(made, tmp_path, capsys):
     for name in ("one", "two"):
         main(["data", "pictograms", "--sources", str(made[0]), "--out", str(tmp_path / name)])
+    assert "these shards lack 2 of 6 pictures" in capsys.readouterr().out
     shards = sorted((tmp_path / "one").iterdir())
     assert [shard.name for shard in shards] == ["train-000.tar", "val-000.tar"]
     for shard in shards:

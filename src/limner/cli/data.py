@@ -86,6 +86,9 @@ def _show(
         print("all of them: --json")
     for path in written:
         print(path)
+    lost = sum(count["missing"] for count in counts.values())
+    if written and lost:
+        print(f"these shards lack {lost:,} of {len(plan.items):,} pictures")
 
 
 def _say(sentence: str) -> None:
