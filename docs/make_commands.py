@@ -17,6 +17,7 @@ def page() -> str:
 
     calls = [(), *((name,) for name in COMMANDS), *(("models", verb) for verb in MODELS)]
     calls += [("train", stage) for stage in TRAIN]
+    calls += [("data", "pictograms")]
     parts = ["# Commands", "", "Made by `python docs/make_commands.py` from the commands' own help.", ""]
     for call in calls:
         line = " ".join(("limner", *call))

@@ -61,3 +61,17 @@ def test_the_public_surface_is_frozen():
 def test_a_name_that_is_not_public_is_refused():
     with pytest.raises(AttributeError, match="limner has no 'pant'"):
         limner.pant  # noqa: B018
+
+
+def test_the_openness_file_has_the_17_components_and_leads_to_files():
+    text = (ROOT / "src/limner/data/mini/mof.yml").read_text(encoding="utf-8")
+    fields = {name: re.findall(rf"^      {name}: '(.*)'$", text, re.M) for name in ("name", "location", "license_path")}
+    assert len(set(fields["name"])) == len(fields["location"]) == len(fields["license_path"]) == 17
+    for place in fields["location"] + fields["license_path"]:
+        assert (ROOT / place).exists(), place
+    page = (ROOT / "docs/openness.md").read_text(encoding="utf-8")
+    for name in fields["name"]:
+        assert (
+            f"| {name.replace(' (', ', ').replace(')', '').replace('Final', 'final').replace('Inter', 'inter')} |"
+            in page
+        )

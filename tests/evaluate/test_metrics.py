@@ -25,9 +25,10 @@ def test_random_scores_come_first_as_often_as_chance_says():
 
 
 def test_skill_is_0_at_chance_and_1_at_the_ceiling():
-    assert metrics.skill(0.01, 0.8, 0.01) == 0
-    assert metrics.skill(0.8, 0.8, 0.01) == 1
-    assert metrics.skill(0.5, 0.01, 0.01) is None
+    real, chance = torch.tensor([1.0, 0.6]), torch.tensor([0.01, 0.01])
+    assert metrics.skill(chance, real, 0.01).value == pytest.approx(0)
+    assert metrics.skill(real, real, 0.01).value == 1
+    assert metrics.skill(real, chance - 0.01, 0.01) is None
 
 
 def normal(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -53,14 +54,43 @@ def test_mmd2_is_unbiased_so_same_distributions_give_0_with_both_signs():
 
 
 def test_kid_grows_with_the_shift():
-    near, far = (metrics.kid(normal(200, 0), normal(200, 1, shift), 100, 5)[0] for shift in (0.3, 1.0))
+    near, far = (metrics.kid(normal(200, 0), normal(200, 1, shift), 5).value for shift in (0.3, 1.0))
     assert 0 < near < far
 
 
 def test_kid_is_reproducible_and_knows_its_seed():
     x, y = normal(50, 0), normal(50, 1)
-    assert metrics.kid(x, y, 20, 3, 7) == metrics.kid(x, y, 20, 3, 7)
-    assert metrics.kid(x, y, 20, 3, 7) != metrics.kid(x, y, 20, 3, 8)
+    assert metrics.kid(x, y, 3, 7) == metrics.kid(x, y, 3, 7)
+    assert metrics.kid(x, y, 3, 7) != metrics.kid(x, y, 3, 8)
+
+
+def test_kid_is_mmd2_of_whole_sets_and_its_interval_has_the_width_of_other_draws():
+    """The halves' standard error against the deviation over sets that were truly drawn anew."""
+    x, y = normal(100, 0), normal(100, 1, 0.5)
+    assert metrics.kid(x, y, 5).value == pytest.approx(metrics.mmd2(x, y))
+    drawn = [metrics.kid(normal(100, 2 * i), normal(100, 2 * i + 1, 0.5), 60, i) for i in range(60)]
+    true = torch.tensor([found.value for found in drawn]).std()
+    told = torch.tensor([(found.high - found.low) / 3.92 for found in drawn]).mean()
+    assert 0.8 < told / true < 1.5
+
+
+def test_wilson():
+    found = metrics.wilson(0, 16)
+    assert found.value == found.low == 0 and found.high == pytest.approx(0.1936, abs=1e-3)
+    found = metrics.wilson(81, 263)  # Newcombe 1998, table I
+    assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert metrics.bootstrap(torch.zeros(16)) == metrics.wilson(0, 16)
+    assert metrics.bootstrap(torch.ones(16)).high == 1
+
+
+def test_ratios_of_the_same_prompts_are_drawn_together():
+    hits = (torch.rand(60, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    assert metrics.ratio_of(hits, hits) == metrics.Estimate(1, 1, 1)
+    found = metrics.ratio_of(hits * 0.5, torch.ones(40))
+    assert found is not None and found.low is not None and found.high is not None
+    assert found.low < found.value < found.high
+    assert metrics.ratio_of(hits, torch.zeros(60)) is None
+    assert metrics.ratio_of(hits, torch.tensor([0.0, 1.0])).low is None  # some draws have nothing to divide by
 
 
 def test_bootstrap_covers_the_true_mean():

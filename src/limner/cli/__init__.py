@@ -41,6 +41,7 @@ COMMANDS = {  # name -> where it is, and what help says of it without looking th
     "serve": ("limner.cli.serve:app", "Serve a page that paints, and an API."),
     "doctor": ("limner.cli.doctor:doctor", "Check this machine and what is installed."),
     "train": ("limner.cli.train:app", "Train the networks of a model on your own pictures."),
+    "data": ("limner.cli.data:app", "Rebuild the pictures that the shipped model was trained on."),
     "evaluate": ("limner.cli.evaluate:evaluate", "Judge a model by numbers and by a sheet of pictures."),
 }
 OURS = Path(__file__).parents[1]

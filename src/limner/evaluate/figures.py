@@ -11,9 +11,9 @@ from torch import Tensor
 
 from limner.evaluate import metrics, people
 from limner.evaluate.bench import PART, Bench
-from limner.evaluate.metrics import Estimate, bootstrap
+from limner.evaluate.metrics import Estimate, bootstrap, ratio_of
 from limner.evaluate.samples import COLOURED, Case, by_style, texts
-from limner.evaluate.table import Cell, Column, Row, Section, Spread
+from limner.evaluate.table import Cell, Column, Row, Section
 from limner.train.splits import Split
 
 ALIKE = 0.12  # root mean square difference at 32 pixels: half of all pairs that differ in skin tone alone lie within it
@@ -25,10 +25,13 @@ def floats(pictures: Tensor) -> Tensor:
     return pictures.float() / 255
 
 
+def known(values: Tensor) -> Tensor:
+    return values[~values.isnan()]
+
+
 def mean(values: Tensor) -> Estimate:
-    """The mean of what is a number, with its interval; NaN where nothing is."""
-    kept = values[~values.isnan()]
-    return bootstrap(kept) if len(kept) else Estimate(float("nan"))
+    """The mean with its interval; NaN where there is nothing."""
+    return bootstrap(values) if len(values) else Estimate(float("nan"))
 
 
 def ratio(value: float, to: float) -> float | None:
@@ -55,7 +58,7 @@ def autoencoder(bench: Bench) -> Section:
     lines = [Row("all", (len(rows), bootstrap(psnr), bootstrap(alpha)))]
     for style in sorted(set(styles) - {""}):
         chosen = torch.tensor([each == style for each in styles])
-        lines.append(Row(style, (int(chosen.sum()), float(psnr[chosen].mean()), float(alpha[chosen].mean()))))
+        lines.append(Row(style, (int(chosen.sum()), bootstrap(psnr[chosen]), bootstrap(alpha[chosen]))))
     columns = (Column("pictures", "count"), Column("PSNR, dB"), Column("alpha error", "fine"))
     return Section(title, note, columns, tuple(lines))
 
@@ -102,13 +105,14 @@ def retrieval(bench: Bench, kind: Literal["train", "pair", "concept"]) -> Sectio
     hits = {name: right(bench, pictures, own, wanted) for name, pictures in sets.items()}
     chance = (1 / few, min(5, few) / few, min(5, few) / few / len(styles))
     ceiling = [float(value.mean()) for value in hits["real pictures"]]
-    lines = [retrieval_row(name, found, ceiling, chance) for name, found in hits.items()]
+    lines = [retrieval_row(name, found, hits["real pictures"], chance) for name, found in hits.items()]
     lines.append(Row("chance", (chance[0], chance[1], ratio(chance[0], ceiling[0]), 0.0, 0.0, chance[2])))
     note = (
         f"{about} {len(cases)} prompts, styles in turn, {plan.seeds} seeds each, the style told by its name. R@k: "
         f"among {few} texts (the prompt and {few - 1} names of other concepts, as many of each style) the judge finds "
         "the prompt's within the best k for the picture. Skill: (row - chance) / (real - chance). Both right: concept "
-        "in the best five and the judge names the style. In brackets: 95 % intervals, by bootstrap over prompts."
+        "in the best five and the judge names the style. In brackets: 95 % intervals, by bootstrap over prompts "
+        "(Wilson's where all are alike); ratios are drawn with the real pictures of the same prompts."
     )
     columns = ("R@1", "R@5", "R@1 of the real", "skill R@1", "skill R@5", "both right")
     kinds = ("share", "share", "share", "number", "number", "share")
@@ -138,20 +142,20 @@ def right(bench: Bench, pictures: Tensor, own: Tensor, styles: Tensor) -> tuple[
 
 
 def retrieval_row(
-    name: str, found: tuple[Tensor, Tensor, Tensor], ceiling: Sequence[float], chance: Sequence[float]
+    name: str,
+    found: tuple[Tensor, Tensor, Tensor],
+    real: tuple[Tensor, Tensor, Tensor],
+    chance: Sequence[float],
 ) -> Row:
     one, five, both = (bootstrap(values) for values in found)
-    skills = [metrics.skill(e.value, real, by) for e, real, by in zip((one, five), ceiling, chance, strict=False)]
-    return Row(name, (one, five, ratio(one.value, ceiling[0]), *skills, both))
+    skills = [metrics.skill(mine, theirs, by) for mine, theirs, by in zip(found[:2], real[:2], chance, strict=False)]
+    return Row(name, (one, five, ratio_of(found[0], real[0]), *skills, both))
 
 
 def naming(bench: Bench) -> Section:
     """Picture to words, by the eye that `describe` asks: is the concept among its first guesses?"""
-    title, words, names = (
-        "Picture to words: what describe says of real pictures",
-        bench.pictures.words,
-        bench.model.names,
-    )
+    title = "Picture to words: what describe says of real pictures"
+    words, names = bench.pictures.words, bench.model.names
     if not names or "eye" not in bench.model.nets:
         return Section(title, "This model carries no names or no eye.")
     concepts: dict[str, set[str]] = {}
@@ -265,18 +269,18 @@ def distances(bench: Bench) -> Section:
             [bench.recipe.but(prompt=p, style=s) for p, s in bench.told(bench.fair_cases)]
         ),
     }
-    size = max(2, min(plan.subset, *(len(pictures) for pictures in sets.values()), len(other)))
     lines = []
     for name, pictures in sets.items():
         judged, plain = both(pictures)
         plain, against = (metrics.standardised(f, reference[1]) for f in (plain, reference[1]))
         found = [
-            metrics.kid(judged, reference[0], size, plan.resamples, plan.seed),
-            metrics.kid(plain, against, size, plan.resamples, plan.seed),
+            metrics.kid(mine, theirs, plan.resamples, plan.seed)
+            for mine, theirs in ((judged, reference[0]), (plain, against))
         ]
-        lines.append(Row(name, tuple(Spread(1000 * value, 1000 * deviation) for value, deviation in found)))
+        lines.append(Row(name, tuple(each.times(1000) for each in found)))
     note = (
-        f"Unbiased MMD with the cubic kernel, {plan.resamples} subsets of {size}, mean ± deviation; 0 is alike, and a "
+        "Unbiased MMD with the cubic kernel over whole sets. In brackets: 95 % intervals, 1.96 standard errors to each "
+        f"side, from {plan.resamples} halves of each set; rather too wide where sets are alike. 0 is alike, and a "
         "little below 0 is chance. Every row against the same half of the real pictures. Prompts are the names (and "
         "styles) of the first half, all styles as often, so the unconditional row also pays for the model's own mix of "
         "styles, and the nearest neighbour's pictures are real ones, often the prompt's own. Features: the judge's, "
@@ -298,11 +302,11 @@ def alpha(bench: Bench) -> Section:
         "unconditional": bench.painted["empty"],
     }
     found = {name: (each(metrics.soft_share, p), each(metrics.fringe, p)) for name, p in sets.items()}
-    soft, fringe = (mean(values).value for values in found["real pictures"])
+    soft, fringe = (known(values) for values in found["real pictures"])
     lines = []
     for name, values in found.items():
-        one, two = map(mean, values)
-        lines.append(Row(name, (one, ratio(one.value, soft), two, ratio(two.value, fringe))))
+        one, two = map(known, values)
+        lines.append(Row(name, (mean(one), ratio_of(one, soft), mean(two), ratio_of(two, fringe))))
     note = (
         "Soft: the share of pixels with 0.05 < alpha < 0.95. Fringe: over soft pixels, by their alpha, the mean "
         "difference of their straight colour from that of the solid pixels around (5 x 5); a halo raises it."
@@ -395,7 +399,7 @@ def diversity(bench: Bench) -> Section:
     )
     across = metrics.spread(painted[:, 0]), metrics.spread(torch.stack([group[0] for group in real]))
     lines = (
-        Row("one prompt", (bootstrap(within[:, 0]), bootstrap(within[:, 1]), ratio(*within.mean(0).tolist()))),
+        Row("one prompt", (bootstrap(within[:, 0]), bootstrap(within[:, 1]), ratio_of(within[:, 0], within[:, 1]))),
         Row("different prompts", (*across, ratio(*across))),
     )
     note = (

@@ -25,14 +25,49 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
+    def times(self, by: float) -> Estimate:
+        low, high = (None if edge is None else by * edge for edge in (self.low, self.high))
+        return Estimate(by * self.value, low, high)
+
 
 def bootstrap(values: Tensor, times: int = 2000, *names: object) -> Estimate:
-    """The mean over rows with its percentile interval: rows are drawn anew with replacement (Efron 1979)."""
+    """The mean over rows with its percentile interval: rows are drawn anew with replacement (Efron 1979).
+
+    Where all rows are 0 or all are 1, drawing anew finds nothing else; there Wilson's interval says what is known.
+    """
     rng = np.random.default_rng(seed_of("bootstrap", *names))
     x = values.double().numpy()
+    if (x == 0).all() or (x == 1).all():
+        return wilson(float(x.sum()), len(x))
     means = x[rng.integers(len(x), size=(times, len(x)))].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(float(x.mean()), float(low), float(high))
+
+
+def wilson(hits: float, count: int, z: float = 1.96) -> Estimate:
+    """A share with the interval of Wilson 1927 (JASA 22, 209): it never has no width, not even at 0 or 1."""
+    share, square = hits / count, z * z / count
+    middle = (share + square / 2) / (1 + square)
+    half = z / (1 + square) * (share * (1 - share) / count + square / count / 4) ** 0.5
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def ratio_of(above: Tensor, below: Tensor, times: int = 2000, *names: object) -> Estimate | None:
+    """The ratio of two means with its percentile interval; None over a mean of 0 or less, no interval where draws are.
+
+    Rows of one length belong to the same prompts and are drawn together; others apart.
+    """
+    if not len(below) or float(below.double().mean()) <= 0:
+        return None
+    rng = np.random.default_rng(seed_of("ratio", *names))
+    x, y = above.double().numpy(), below.double().numpy()
+    rows = rng.integers(len(x), size=(times, len(x)))
+    others = rows if len(x) == len(y) else rng.integers(len(y), size=(times, len(y)))
+    tops, bottoms = x[rows].mean(1), y[others].mean(1)
+    if (bottoms <= 0).any():
+        return Estimate(float(x.mean() / y.mean()))
+    low, high = np.quantile(tops / bottoms, (0.025, 0.975))
+    return Estimate(float(x.mean() / y.mean()), float(low), float(high))
 
 
 def ranks(scores: Tensor) -> Tensor:
@@ -44,37 +79,46 @@ def ranks(scores: Tensor) -> Tensor:
     return 1 + (scores[:, 1:] >= scores[:, :1]).sum(1)
 
 
-def skill(model: float, real: float, chance: float) -> float | None:
-    """How far from chance to the real pictures: 0 is chance, 1 is as good as real."""
-    return (model - chance) / (real - chance) if real > chance else None
+def skill(model: Tensor, real: Tensor, chance: float) -> Estimate | None:
+    """How far from chance to the real pictures: 0 is chance, 1 is as good as real. Rows are the same prompts."""
+    return ratio_of(model - chance, real - chance)
+
+
+def kernels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(x.y / F + 1)^3 of every two rows, the kernel of KID (Binkowski et al. 2018, arXiv 1801.01401, section 4)."""
+    x, y = x.double(), y.double()
+    xx, yy, xy = (((a @ b.T) / a.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    return xx, yy, xy
 
 
 def mmd2(x: Tensor, y: Tensor) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy under the kernel (x.y / F + 1)^3.
+    """The unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, JMLR 13, lemma 6).
 
-    Gretton et al. 2012, JMLR 13, lemma 6, with the kernel of KID (Binkowski et al. 2018, arXiv 1801.01401, section 4).
     It may fall below zero, as it should for two draws of one distribution.
     """
-    x, y = x.double(), y.double()
+    return _mmd2(*kernels(x, y))
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
 
-    n, m = len(x), len(y)
-    xx, yy = kernel(x, x), kernel(y, y)
+def _mmd2(xx: Tensor, yy: Tensor, xy: Tensor) -> float:
+    n, m = xy.shape
     within = (xx.sum() - xx.diagonal().sum()) / (n * (n - 1)) + (yy.sum() - yy.diagonal().sum()) / (m * (m - 1))
-    return float(within - 2 * kernel(x, y).mean())
+    return float(within - 2 * xy.mean())
 
 
-def kid(x: Tensor, y: Tensor, size: int, times: int, *names: object) -> tuple[float, float]:
-    """The mean and the deviation of `mmd2` over `times` subsets of `size` rows each (arXiv 1801.01401, section 4)."""
+def kid(x: Tensor, y: Tensor, times: int, *names: object) -> Estimate:
+    """`mmd2` of all rows, with 1.96 standard errors around it by the jackknife that leaves half out.
+
+    The deviation over random halves of both sets is the standard error over the whole ones (Shao & Wu 1989, Annals of
+    Statistics 17, 1176); where the sets are alike it is rather too wide. The kernel is computed once for all halves.
+    """
     rng = generator("kid", *names)
-    size = min(size, len(x), len(y))
-    drawn = [
-        mmd2(x[torch.randperm(len(x), generator=rng)[:size]], y[torch.randperm(len(y), generator=rng)[:size]])
-        for _ in range(times)
-    ]
-    return float(np.mean(drawn)), float(np.std(drawn))
+    xx, yy, xy = kernels(x, y)
+    drawn = []
+    for _ in range(times):
+        rows, others = (torch.randperm(len(z), generator=rng)[: max(2, len(z) // 2)] for z in (x, y))
+        drawn.append(_mmd2(xx[rows][:, rows], yy[others][:, others], xy[rows][:, others]))
+    value, half = _mmd2(xx, yy, xy), 1.96 * float(np.std(drawn))
+    return Estimate(value, value - half, value + half)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ class Plan:
     people: int = 24  # roles in five skin tones, and roles in two genders
     diverse: tuple[int, int] = (16, 8)  # prompts and pictures of each, for diversity
     copies: int = 400  # queries of each row of the copy rate
-    resamples: int = 10  # of the kernel distance
-    subset: int = 256  # rows of a resample
+    resamples: int = 100  # halves of the sets, for the kernel distance's interval
     sheet: int = 8  # pictures of each prompt of the sheet
     batch: int = 16  # pictures painted at once
 
@@ -54,13 +53,13 @@ class Plan:
         plan = cls(seed=seed)
         if quick:
             plan = replace(plan, prompts=24, seeds=2, spread=96, empty=96, coloured=2, people=4, diverse=(6, 4),
-                           copies=200, subset=72, sheet=4)  # fmt: skip
+                           copies=200, sheet=4)  # fmt: skip
         if pictures is None:
             return plan
         if pictures < 2:
             raise BadInput(f"{pictures} pictures a figure were asked for; at least 2 are needed")
         more = 4 * pictures
-        return replace(plan, prompts=pictures, spread=more, empty=more, subset=min(plan.subset, more))
+        return replace(plan, prompts=pictures, spread=more, empty=more)
 
 
 @dataclass(frozen=True)

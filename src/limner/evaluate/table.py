@@ -16,15 +16,7 @@ if TYPE_CHECKING:
 Kind = Literal["share", "number", "fine", "count"]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean over resamples and their deviation."""
-
-    value: float
-    deviation: float
-
-
-Cell = float | Estimate | Spread | None
+Cell = float | Estimate | None
 
 
 @dataclass(frozen=True)
@@ -57,13 +49,11 @@ FORMATS = {"share": "{:.1f}", "number": "{:.2f}", "fine": "{:.4f}", "count": "{:
 
 
 def written(cell: Cell, kind: Kind) -> str:
-    """A cell in words: `12.5 (10.1 to 14.9)`, `1.20 ± 0.10`, or a dash for nothing."""
+    """A cell in words: `12.5 (10.1 to 14.9)`, or a dash for nothing."""
     if cell is None or math.isnan(cell if isinstance(cell, int | float) else cell.value):
         return "-"
     number = FORMATS[kind]
     scale = 100.0 if kind == "share" else 1.0
-    if isinstance(cell, Spread):
-        return f"{number} ± {number}".format(cell.value * scale, cell.deviation * scale)
     if not isinstance(cell, Estimate):
         return number.format(cell * scale)
     if cell.low is None or cell.high is None:
