@@ -33,7 +33,7 @@ def evaluate(
 
     OUT gets table.md, table.json, sheet.png and neighbours.png; nothing is chosen.
 
-    It paints about 2,700 pictures; with --quick about 400, and the intervals are wider.
+    It paints about 2,900 pictures; with --quick about 400, and the intervals are wider.
     """
     from limner.evaluate.run import Done, Measured, Painted
     from limner.evaluate.run import evaluate as run
