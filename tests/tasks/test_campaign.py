@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from limner.errors import BadInput, NotSaved
-from limner.recipe import Recipe
+from limner.recipe import EFFORTS, Recipe
 from limner.tasks import campaign
 from limner.tasks.campaign import Row, Stamp, batches, fill, plan, read_table, rows_of, run
 
@@ -112,6 +112,13 @@ def test_a_template_takes_its_words_from_columns():
         plan(rows, template="a {color} cup")
 
 
+def test_an_effort_is_a_column_unless_the_prompt_wants_it_as_a_word():
+    jobs = plan(rows_of("prompt,effort\na,fast\nb,\n"), {"late": 0.2})
+    assert [job.recipe for job in jobs] == [Recipe(prompt="a", **EFFORTS["fast"]), Recipe(prompt="b", late=0.2)]
+    job = plan(rows_of("effort\nsweat\n"), template="{effort} and tears")[0]
+    assert job.recipe == Recipe(prompt="sweat and tears")
+
+
 def test_every_bad_row_is_told_and_nothing_painted():
     rows = rows_of(HEAD + "a,x,\nb,1,\nc,2,12y\n" + "d,-1,\n" * 12)
     with pytest.raises(BadInput) as caught:
@@ -125,7 +132,7 @@ def test_every_bad_row_is_told_and_nothing_painted():
 @pytest.mark.parametrize(
     ("head", "said"),
     [("promt,seed", "a column 'promt'; did you mean 'prompt'"), ("cfg,cfg_scale", "cfg and cfg_scale say the same"),
-     ("prompt,height,size", "height and size say the same")],
+     ("prompt,height,size", "height and size say the same"), ("effort,late", "effort and late say the same")],
 )  # fmt: skip
 def test_columns_that_cannot_be_meant_are_refused(head, said):
     with pytest.raises(BadInput, match=said):
@@ -327,7 +334,7 @@ CHILD = """
 import os, sys
 from pathlib import Path
 from PIL import Image
-from limner.recipe import Recipe
+from limner.recipe import EFFORTS, Recipe
 from limner.tasks.campaign import Job, Stamp, run
 
 os.fsync = lambda handle: None  # a process that is killed loses nothing that it wrote

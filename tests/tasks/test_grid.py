@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from limner.errors import BadInput, LimnerError, UnknownName
-from limner.recipe import Recipe, Region
+from limner.recipe import EFFORTS, Recipe, Region
 from limner.tasks.grid import ALIASES, Axis, field_of, grid, parse_axis, value_of
 
 BOX = '[{"box": "left:0-0.5", "prompt": "a cat, a dog"}]'
@@ -30,6 +30,7 @@ EXAMPLES = {  # a text for each kind of field
         ("--scheduler=karras,Uniform", "schedule", ("karras", "uniform")),
         ("sampler=Euler a, DPM++ 2M", "sampler", ("euler_ancestral", "dpmpp_2m")),
         ("size=128x64,256", "size", ((128, 64), (256, 256))),
+        ("effort=exact,fast", "effort", ((1, 1, 0.7), (4, 4, 0.75))),
         ("cfg-interval=0.1-1,0-0.5", "cfg_interval", ((0.1, 1.0), (0.0, 0.5))),
         ("skip_layers=7+8+9,7,none", "skip_layers", ((7, 8, 9), (7,), ())),
         ("skip_layers=7,8,9|7", "skip_layers", ((7, 8, 9), (7,))),
@@ -85,6 +86,7 @@ def test_labels_say_what_was_typed():
         ("seed=1...5", BadInput, "seed should be a valid integer"),
         ("sampler=eulr", UnknownName, "did you mean euler"),
         ("size=1xx", BadInput, "size should look like 128x128, not '1xx'"),
+        ("effort=fats", UnknownName, "did you mean fast"),
         ("size=0x8", BadInput, "width should be greater than 0"),
         ("seed=0..99999999", BadInput, "at most 10,000"),
         ("steps=1..5:0", BadInput, "the step of a range should not be 0"),
@@ -115,6 +117,12 @@ def test_words_are_replaced_in_the_prompt_of_another_axis():
     assert cells == {(0, 0, 0): "one rose cup", (0, 1, 0): "one rose hat"}
 
 
+def test_an_effort_is_told_whole():
+    """Of a recipe with settings of its own none stay."""
+    cells = grid(Recipe(deep_every=2, late=0.2), [parse_axis("effort=exact,balanced,fast")]).cells
+    assert [cell.recipe for cell in cells] == [Recipe(**EFFORTS[name]) for name in ("exact", "balanced", "fast")]
+
+
 def test_what_is_costly_to_change_varies_slowest():
     axes = [parse_axis("model=a,b"), parse_axis("seed=1,2"), parse_axis("steps=3,4")]
     cells = grid(Recipe(prompt="x"), axes).cells
@@ -129,7 +137,8 @@ def test_what_is_costly_to_change_varies_slowest():
 @pytest.mark.parametrize(
     ("axes", "said"),
     [([], "one to three axes"), (["seed=1"] * 4, "one to three axes"), (["cfg=1", "cfg_scale=2"], "the same field"),
-     (["size=8", "width=9"], "the same field"), (["seed=1..200", "steps=1..200"], "would have 40,000 pictures")],
+     (["size=8", "width=9"], "the same field"), (["late=0.5", "effort=fast"], "the same field"),
+     (["seed=1..200", "steps=1..200"], "would have 40,000 pictures")],
 )  # fmt: skip
 def test_what_is_no_plot_is_refused(axes, said):
     with pytest.raises(LimnerError, match=said):

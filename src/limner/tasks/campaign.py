@@ -31,7 +31,7 @@ from PIL import Image
 from limner.board import contact_sheet, face, overlay, place
 from limner.errors import BadInput, LimnerError, NotSaved, nearest
 from limner.recipe import Recipe
-from limner.tasks.grid import ALIASES, value_of
+from limner.tasks.grid import ALIASES, SEVERAL, value_of
 
 MANIFEST, LOCK = "manifest.jsonl", ".campaign.lock"
 TOLD = 10  # bad rows that an error lists
@@ -39,10 +39,10 @@ MOST = 100_000  # rows of a table
 BATCH = 8  # pictures handed to the painter at a time
 WAITING = 16  # finished pictures that may wait to be saved
 A_SHEET = 60  # pictures of a contact sheet
-WORDS = ("negative", "style", "model", "sampler", "schedule", "toward")  # fields that a prompt may want as words
+WORDS = ("negative", "style", "model", "sampler", "schedule", "toward", "effort")  # what a prompt may want as words
 FILES = ("image", "mask", "logo")  # cells that name a file beside the table
 HOLED = ("prompt", "negative", "toward", "text", "name", "file")  # columns whose cells may have holes
-SPECIAL = ("name", "file", "logo", "text", "size")
+SPECIAL = ("name", "file", "logo", "text", *SEVERAL)
 OURS = re.compile(r"\d{4,}-[a-z0-9-]+\.png")  # names that a broken run's pictures have, and nothing else is removed
 HOLE = re.compile(r"\\([{}])|\{([^{}|$:]*)\}")  # {colour}; {a|b} and {2$$a|b} are choices, and stay
 
@@ -176,8 +176,8 @@ def plan(
     others = _holes([stamp.text, *(row.cells.get(name, "") for row in rows for name in HOLED)])
     columns = _columns(list(rows[0].cells), prompts, others)
     for meant in columns.values():
-        both = {"size": ("size", "width", "height")}.get(meant or "", (meant,))
-        if meant and len(same := [other for other, also in columns.items() if also in both]) > 1:
+        said = {meant, *SEVERAL.get(meant or "", ())}
+        if meant and len(same := [other for other, also in columns.items() if also in said]) > 1:
             raise BadInput(f"the columns {' and '.join(same)} say the same of a row; keep one of them")
     jobs, faults = [], []
     width = max(4, len(str(len(rows))))
@@ -231,9 +231,10 @@ def _job(
     name, text = told.pop("name", ""), told.pop("text", fill(stamp.text, row.cells))
     name = re.sub(r"\.(png|jpe?g|webp)$", "", told.pop("file", name), flags=re.IGNORECASE)
     stamp = replace(stamp, logo=told.pop("logo", stamp.logo), text=text)
-    size = _value("size", told.pop("size")) if "size" in told else ()
-    fields |= {meant: _value(meant, text) for meant, text in told.items() if meant != "prompt"}
-    fields |= dict(zip(("width", "height"), size, strict=False))
+    for meant, text in told.items():
+        if meant != "prompt":
+            value = _value(meant, text)
+            fields |= dict(zip(SEVERAL[meant], value, strict=True)) if meant in SEVERAL else {meant: value}
     prompt = template or told.get("prompt", fields.get("prompt", ""))
     recipe = check(fields | {"prompt": fill(prompt, row.cells)})
     if stamp:

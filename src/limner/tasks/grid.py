@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from limner.board import labelled_grid, side_by_side
 from limner.errors import BadInput, UnknownName
-from limner.recipe import Recipe
+from limner.recipe import EFFORTS, Recipe, spent
 
 MOST = 10_000  # cells of a plot, and values of an axis: a slip of the finger should not fill a disk
 ALIASES = {  # what people type -> the field
@@ -35,6 +35,10 @@ ALIASES = {  # what people type -> the field
     "slg_scale": "skip_scale", "denoising_strength": "strength", "w": "width", "h": "height",
 }  # fmt: skip
 FAMILIAR = {field: alias for alias, field in (("cfg", "cfg_scale"), ("scheduler", "schedule"))}  # on labels
+SEVERAL = {  # a word that says several fields at once
+    "size": ("width", "height"),
+    "effort": tuple({field: None for fields in EFFORTS.values() for field in fields}),
+}
 COSTLY = (  # what takes longest to change comes first, and varies slowest
     ("model", "parts", "partial", "prediction", "embeddings", "refiner", "precision"),
     ("controls", "picture_prompts", "upscaler", "fast_decode", "best_of"),
@@ -49,7 +53,7 @@ SWAP = re.compile(r"s/(.+?)/(.+?)/?", re.DOTALL)
 class Axis:
     """One field and the values that it takes."""
 
-    field: str  # of the recipe, or "size"
+    field: str  # of the recipe, or one of SEVERAL
     values: tuple[Any, ...]
     labels: tuple[str, ...]
     swap: str = ""  # words of the prompt which each value replaces: prompt S/R
@@ -57,8 +61,8 @@ class Axis:
     def changes(self, i: int, recipe: Recipe) -> dict[str, Any]:
         """The fields that value i changes."""
         value = self.values[i]
-        if self.field == "size":
-            return {"width": value[0], "height": value[1]}
+        if self.field in SEVERAL:
+            return dict(zip(SEVERAL[self.field], value, strict=True))
         if not self.swap:
             return {self.field: value}
         if self.swap not in recipe.prompt:
@@ -118,8 +122,8 @@ def grid(recipe: Recipe, axes: Sequence[Axis]) -> Grid:
     if count > MOST:
         raise BadInput(f"the plot would have {count:,} pictures; at most {MOST:,} are painted")
     kinds = [axis.field if not axis.swap else f"prompt {axis.swap}" for axis in axes]
-    sides = {"size", "width", "height"}
-    if len(set(kinds)) < len(kinds) or ("size" in kinds and len(sides & set(kinds)) > 1):
+    changed = [field for kind in kinds for field in SEVERAL.get(kind, (kind,))]
+    if len(set(changed)) < len(changed):
         raise BadInput(f"two axes change the same field: {', '.join(kinds)}")
     slow = sorted(range(len(axes)), key=lambda i: (_cheapness(axes[i]), -i))  # the slowest first; of equals, z then y
     cells = []
@@ -167,16 +171,17 @@ def parse_axis(text: str, recipe: Recipe | None = None) -> Axis:
 
 
 def field_of(name: str) -> str:
-    """The field of a recipe that a name means, the command line's spelling included; "size" is two of them."""
+    """The field of a recipe that a name means, the command line's spelling included, or one of SEVERAL."""
     plain = name.strip().strip("-").lower().replace("-", "_").replace(" ", "_")
     field = ALIASES.get(plain, plain)
-    if field != "size" and (field not in Recipe.model_fields or field == "version"):
-        raise UnknownName("field of a recipe", name.strip(), {*Recipe.model_fields, *ALIASES, "size"} - {"version"})
+    known = {*Recipe.model_fields, *SEVERAL} - {"version"}
+    if field not in known:
+        raise UnknownName("field of a recipe", name.strip(), known | {*ALIASES})
     return field
 
 
 def value_of(field: str, text: str, recipe: Recipe | None = None) -> Any:
-    """The value of a field from its text, as a recipe takes it; of "size", width and height."""
+    """The value of a field from its text, as a recipe takes it; of one of SEVERAL, the values of its fields."""
     text = text.strip()
     if field == "size":
         if not (found := SIZE.fullmatch(text)):
@@ -184,6 +189,10 @@ def value_of(field: str, text: str, recipe: Recipe | None = None) -> Any:
         width, height = int(found[1]), int(found[2] or found[1])
         (recipe or Recipe()).but(width=width, height=height)
         return width, height
+    if field == "effort":
+        made = (recipe or Recipe()).but(**{name: Recipe.model_fields[name].default for name in SEVERAL[field]})
+        made = made.but(**spent({"effort": text}))
+        return tuple(getattr(made, name) for name in SEVERAL[field])
     value: Any = _read(field, text)
     if field in ("sampler", "schedule"):
         value = _registered(field, value)
@@ -239,7 +248,7 @@ def _registered(field: str, name: str) -> str:
 def _texts(field: str, told: str) -> list[str]:
     """The values of an axis, one by one."""
     texts = _parted(told, "|" if field in ("prompt", "negative", "toward") else "")
-    if field == "size" or not _is_number(field):
+    if field in SEVERAL or not _is_number(field):
         return texts
     return [one for text in texts for one in _ranged(text.strip())]
 
