@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner.errors import BadInput, UnknownName
-from limner.recipe import EFFORTS, MAX_SEED, Recipe
+from limner.recipe import EFFORTS, MAX_SEED, Recipe, renewed
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 VERSION_1 = (
@@ -27,7 +27,23 @@ def test_json_and_back_is_the_same_recipe(prompt: str, negative: str, seed: int,
 def test_version_1_keeps_loading():
     recipe = Recipe.from_json(VERSION_1)
     assert recipe == Recipe(prompt="a red apple", seed=7, style="flat")
-    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 4}).items()
+    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 5}).items()
+
+
+def test_older_versions_finished_every_seed_before_they_were_compared():
+    assert Recipe.from_json('{"version": 4, "best_of": 8}') == Recipe(best_of=8, best_after=1.0)
+    assert renewed({"version": 4, "prompt": "x"}) == {"version": 5, "prompt": "x", "best_after": 1.0}
+    assert renewed({"prompt": "x"}) == {"prompt": "x"} and renewed({"version": "new"}) == {"version": "new"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [({"best_of": 1}, 0), ({}, 8), ({"best_after": 1.0}, 0), ({"best_after": 0.0}, 1), ({"steps": 1}, 0),
+     ({"steps": 1, "hires": 2.0}, 1), ({"best_after": 0.99, "hires": 2.0}, 24), ({"task": "edit", "strength": 0.5}, 4),
+     ({"task": "edit", "strength": 0.0}, 0)],
+)  # fmt: skip
+def test_seeds_are_compared_after_a_share_of_the_first_walk(changes: dict, steps: int):
+    assert Recipe(**{"best_of": 8, "best_after": 0.33, "steps": 24} | changes).glance == steps
 
 
 def test_an_effort_is_a_word_for_fields_and_those_that_are_told_stay():
@@ -102,9 +118,9 @@ def test_but_checks_again():
     [
         ("{", "not the JSON of a recipe"),
         ("[1]", "no object"),
-        ('{"version": 5}', "of version 5; this Limner knows up to 4"),
-        ('{"version": "new"}', "version should be 4, not 'new'"),
-        ('{"version": 0}', "version should be 4, not 0"),
+        ('{"version": 6}', "of version 6; this Limner knows up to 5"),
+        ('{"version": "new"}', "version should be 5, not 'new'"),
+        ('{"version": 0}', "version should be 5, not 0"),
         ('{"cfg_scale": NaN}', "cfg_scale should be"),
     ],
 )

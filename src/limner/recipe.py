@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from limner.errors import BadInput, UnknownName
 
-VERSION = 4
+VERSION = 5
 SHIPPED = ("mini",)  # models inside the package
 MAX_SEED = 2**63 - 1
 Task = Literal["paint", "edit", "inpaint", "outpaint", "upscale", "tile"]
@@ -67,7 +67,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     task: Task = "paint"
     model: str = "mini"  # a name or a path
     prompt: str = ""  # empty: unconditional
@@ -83,6 +83,7 @@ class Recipe(BaseModel):
     cfg_interval: tuple[float, float] = (0.1, 1.0)  # the times between which guidance works
     cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     best_of: Annotated[int, Field(ge=1, le=64)] = 1  # seeds tried from `seed` on; the eye keeps the best
+    best_after: Share = 1.0  # share of the steps after which it compares them; only the best is finished
     syntax: Literal["a1111", "comfy", "plain"] = "plain"  # how weights and marks in the prompts are read
     clip_skip: Annotated[int, Field(ge=0, le=32)] = 0  # 1: the last layer of CLIP, 2: the one before; 0: the family's
     noise: Literal["cpu", "nv"] = "cpu"  # whose random numbers: PyTorch's on the CPU, or those of NVIDIA cards
@@ -166,10 +167,18 @@ class Recipe(BaseModel):
     @property
     def length(self) -> int:
         """How many steps it walks, for one seed."""
-        if self.task in ("paint", "tile"):
-            second = self.task == "paint" and self.hires > 1
-            return self.steps + (self.walked(self.hires_strength) if second else 0)
-        return self.walked(self.strength)
+        second = self.task == "paint" and self.hires > 1
+        return self._first + (self.walked(self.hires_strength) if second else 0)
+
+    @property
+    def glance(self) -> int:
+        """The steps after which the seeds of best_of are compared; 0: all of them are finished."""
+        early = max(1, round(self.best_after * self._first))
+        return early if self.best_of > 1 and self.best_after < 1 and early < self.length else 0
+
+    @property
+    def _first(self) -> int:
+        return self.steps if self.task in ("paint", "tile") else self.walked(self.strength)
 
     def canonical(self) -> str:
         """Sorted keys, no spaces: the same recipe is the same text everywhere."""
@@ -205,7 +214,13 @@ class Recipe(BaseModel):
         version = fields.get("version", VERSION)
         if isinstance(version, int) and version > VERSION:
             raise BadInput(f"the recipe is of version {version}; this Limner knows up to {VERSION}")
-        return cls.of(fields | {"version": VERSION} if version in (1, 2, 3) else fields)  # each only has more fields
+        return cls.of(renewed(fields))
+
+
+def renewed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of any version as the newest has them: each has more, and what is new says what the older meant."""
+    old = fields.get("version", VERSION) in range(1, VERSION)
+    return {"best_after": 1.0} | fields | {"version": VERSION} if old else fields
 
 
 def spent(fields: dict[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def test_nothing_that_is_admitted_exceeds_the_budget(
     area = recipe.width * recipe.height * recipe.hires**2
     decoded = area if area <= TILED else TILE**2
     weights = 4 * model["parameters"]
-    for group in run.walks([recipe.but(seed=i) for i in range(1 + others)]):
+    for walk in run.walks([recipe.but(seed=i) for i in range(1 + others)]):
+        group = walk.recipes
         walked = area if max(recipe.width, recipe.height) * recipe.hires <= model["sizes"][1] else 0  # else in windows
         work = len(group) * max(measured[0] * walked, measured[1] * decoded)
         pictures = len(group) * area * (16 + 16 + 4 + 4)  # made, brought back, as a picture, as a file

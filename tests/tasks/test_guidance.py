@@ -25,9 +25,9 @@ def test_recipes_of_other_words_walk_together_and_are_what_they_are_alone(family
 def test_recipes_that_differ_otherwise_walk_apart(model: Model):
     recipe = begin(model, **SMALL)
     others = [recipe.but(**change) for change in ({"steps": 4}, {"cfg_scale": 2.0}, {"width": 96}, {"prompt": ""})]
-    assert [len(group) for group in walks([recipe, *others])] == [1] * 5
+    assert [len(walk.recipes) for walk in walks([recipe, *others])] == [1] * 5
     large = [begin(model, **SMALL | {"width": 512, "height": 512, "seed": i}) for i in range(9)]
-    assert [len(group) for group in walks(large)] == [8, 1]
+    assert [len(walk.recipes) for walk in walks(large)] == [8, 1]
 
 
 def test_a_prompt_that_changes_on_its_way_walks_with_its_like_alone(painter: Callable[[str], Model]):

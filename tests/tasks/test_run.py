@@ -6,7 +6,7 @@ import torch
 from limner.diffusion.samplers import SAMPLERS
 from limner.errors import BadInput, LimnerError, UnknownName
 from limner.pipeline import Model
-from limner.tasks.run import BATCH, Painted, begin, best, paint, painting, run
+from limner.tasks.run import BATCH, Painted, begin, paint, painting, run, walks
 from limner.types import Step
 
 NEAR = 1 / 255
@@ -74,15 +74,40 @@ def test_a_later_picture_is_repeated_by_its_own_recipe(model: Model):
 
 
 def test_best_of_keeps_what_the_eye_likes_and_repeats(model: Model):
-    recipe = small(model, best_of=5)
+    recipe = small(model, best_of=5, best_after=1)
     painted = [one for event in painting(model, recipe, 2) if isinstance(event, list) for one in event]
     assert [one.recipe.seed for one in painted] == [7, 12]
     for one in painted:
         tried = paint(model, one.recipe.but(best_of=1), 5)
         likes = model.likeness(tried, [recipe.prompt])[:, 0]
-        assert one.seed - one.recipe.seed == int(likes.argmax()) == best(model, tried, recipe.prompt)
+        assert one.seed - one.recipe.seed == int(likes.argmax())
         assert torch.allclose(one.picture, tried[likes.argmax()], atol=NEAR)
         assert torch.allclose(paint(model, one.recipe)[0], one.picture, atol=NEAR)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_best_of_finishes_the_seed_whose_early_steps_promise_most(model: Model, count: int):
+    recipe = small(model, best_of=5)
+    assert (recipe.best_after, recipe.glance) == (0.33, 1)
+    events = list(painting(model, recipe, count))
+    painted = [one for event in events if isinstance(event, list) for one in event]
+    assert [one.recipe.seed for one in painted] == [7, 12, 17][:count]
+    for one in painted:
+        alone = [one.recipe.but(best_of=1, seed=one.recipe.seed + i) for i in range(5)]
+        early = torch.cat([model.to_image(next(run(model, each)).x0) for each in alone])
+        assert one.seed == alone[int(model.likeness(early, [recipe.prompt])[:, 0].argmax())].seed
+        assert torch.allclose(one.picture, paint(model, recipe.but(best_of=1, seed=one.seed))[0], atol=NEAR)
+        assert torch.allclose(paint(model, one.recipe)[0], one.picture, atol=NEAR)
+    steps = sum(isinstance(event, Step) for event in events)
+    assert steps == sum(walk.steps for walk in walks([one.recipe for one in painted])) == {1: 4, 3: 5}[count]
+
+
+def test_the_second_walk_is_for_the_seed_that_was_kept(model: Model):
+    recipe = small(model, best_of=3, hires=2.0, best_after=0.9)
+    (one,) = [one for event in painting(model, recipe) if isinstance(event, list) for one in event]
+    first = paint(model, recipe.but(best_of=1, hires=1.0), 3)
+    assert one.seed == 7 + int(model.likeness(first, [recipe.prompt])[:, 0].argmax())
+    assert torch.allclose(one.picture, paint(model, recipe.but(best_of=1, seed=one.seed))[0], atol=NEAR)
 
 
 def test_an_empty_prompt_paints_without_words_and_without_guidance(model: Model):

@@ -117,6 +117,9 @@ class Wishes:
         flag("fp32, bf16, fp16 or int8; without it, the type of numbers that the machine is fast in.", "--precision"),
     ] = None
     best_of: Annotated[Number, flag("Try so many seeds for each picture, keep the best.", "--best-of")] = None
+    best_after: Annotated[
+        Real, flag("Compare them after this share of the steps, finish the best alone; 1: finish all.", "--best-after")
+    ] = None
     model: Annotated[Text, flag("A name, a folder, or a .safetensors or .gguf file.", "--model", "-m")] = None
 
     def fields(self) -> dict[str, Any]:
@@ -274,7 +277,7 @@ def batches(model: Model, recipes: Sequence[Recipe], quiet: bool = False) -> Ite
     from limner.types import Step
 
     model = fitted(model, recipes)
-    with interruptible() as check, Bar(sum(group[0].length for group in walks(recipes)), quiet) as bar:
+    with interruptible() as check, Bar(sum(walk.steps for walk in walks(recipes)), quiet) as bar:
         begun = time.monotonic()
         done = 0
         for event in painting(model, recipes):

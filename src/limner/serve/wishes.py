@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from limner.errors import BadInput, UnknownName, nearest
-from limner.recipe import EFFORTS, MAX_SEED, VERSION, Recipe, spent
+from limner.recipe import EFFORTS, MAX_SEED, VERSION, Recipe, renewed, spent
 from limner.serve.seams import Refused
 
 CHANCE = 2**32  # seeds drawn at random stay below this: ten digits are enough to type again
@@ -30,14 +30,14 @@ class Wishes(Recipe):
 
     model_config = ConfigDict(title="Recipe")
 
-    version: Literal[1, 2, 3, 4] = 4  # type: ignore[assignment]  # each only has more fields than the one before
+    version: Literal[1, 2, 3, 4, 5] = 5  # type: ignore[assignment]  # each only has more fields than the one before
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1  # -1: any; the server draws it
     effort: Annotated[Any, WithJsonSchema({"enum": [*EFFORTS], "description": EFFORT})] = "exact"
 
     def given(self) -> dict[str, Any]:
         """The fields that were said, as JSON has them."""
         try:
-            return spent(self.model_dump(mode="json", exclude_unset=True)) | {"version": VERSION}
+            return spent(renewed({"version": VERSION} | self.model_dump(mode="json", exclude_unset=True)))
         except UnknownName as error:
             raise Refused(422, str(error), "effort") from error
 
@@ -114,9 +114,7 @@ def _short(value: object) -> str:
 
 def complete(fields: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Wishes as a job keeps them: checked, with a model and a seed, in the newest version of the recipe."""
-    given = {name: value for name, value in fields.items() if value is not None or name == "style"}
-    if given.get("version") in (1, 2):
-        given["version"] = VERSION
+    given = renewed({name: value for name, value in fields.items() if value is not None or name == "style"})
     given.setdefault("model", model)
     if given.get("seed", -1) == -1:
         given["seed"] = secrets.randbelow(CHANCE)

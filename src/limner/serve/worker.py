@@ -26,7 +26,7 @@ from typing import Any, TextIO, cast
 from limner.errors import BadInput, LimnerError
 from limner.pipeline import Model
 from limner.place import Place, find_place
-from limner.recipe import Recipe
+from limner.recipe import Recipe, renewed
 from limner.serve.capabilities import capabilities, networks
 from limner.serve.files import Files
 from limner.serve.making import out_of_memory, png, recipes_of, renamed, sentence_of
@@ -73,7 +73,7 @@ class Work:
     @property
     def steps(self) -> int:
         """Of all its pictures and of all the seeds that each tries."""
-        return sum(recipe.length * recipe.best_of for recipe in self.recipes)
+        return sum(walk.steps * len(walk.recipes) for walk in walks(self.recipes))
 
 
 Wanted = tuple[Work, int]  # a job and the number of one of its pictures
@@ -233,7 +233,7 @@ class Worker:
 
     def _found(self, job: Job, said: dict[str, str]) -> dict[str, Any]:
         """The wishes with paths of this machine in place of names; `said` gets those names, by the paths."""
-        wishes = {"model": self.default} | job.wishes
+        wishes = {"model": self.default} | renewed(job.wishes)
 
         def put(fields: dict[str, Any], name: str, kind: str = "") -> None:
             value = fields.get(name)
@@ -293,17 +293,15 @@ class Worker:
         """Paint until all are finished, or until so many were cancelled that what is left is better begun anew."""
         recipes = [work.recipes[i] for work, i in wanted]
         model, previews = self._loaded(recipes[0])
-        tries = [one for one, recipe in zip(wanted, recipes, strict=True) for _ in range(recipe.best_of)]
-        left = iter(tries)
-        groups = [list(itertools.islice(left, len(group))) for group in walks(recipes)]
+        plan = walks(recipes)
         done, walked, at = 0, 0, 0
         events = painting(model, recipes, beside=self._fetched(model, recipes[0]))
         with contextlib.closing(cast(Any, events)):
             for event in events:
-                group = groups[at]
+                group = [wanted[number] for number in plan[at].pictures]
                 if isinstance(event, Step):
                     walked += 1
-                    self._tell(group, walked, event, previews)
+                    self._tell(group, walked, plan[at].steps, event, previews)
                     self._heed()
                     if not any(work.live for work, _ in group):
                         return
@@ -312,7 +310,8 @@ class Worker:
                     self._keep(work, i, one, model)
                 done, walked, at = done + len(event), 0, at + 1
                 self._heed()
-                if not all(work.live for work, _ in wanted[done:]) and not _half(wanted, groups, done, at):
+                half = any(number >= done for walk in plan[:at] for number in walk.pictures)  # what tries would be lost
+                if not half and not all(work.live for work, _ in wanted[done:]):
                     return
 
     def _loaded(self, recipe: Recipe) -> tuple[Model, Previews]:
@@ -326,15 +325,15 @@ class Worker:
         self.beside = (recipe, fetch(recipe, model, before))
         return self.beside[1]
 
-    def _tell(self, group: Sequence[Wanted], walked: int, step: Step, previews: Previews) -> None:
+    def _tell(self, group: Sequence[Wanted], walked: int, steps: int, step: Step, previews: Previews) -> None:
         """A step of some pictures: an event for each job, a note now and then, a preview when it is time."""
         now = time.monotonic()
         for work, members in itertools.groupby(group, key=lambda one: one[0]):
             numbers = [i for _, i in members]
             if not work.live:
                 continue
-            each, done = work.recipes[numbers[0]].length, work.step(len(numbers))
-            told = {"event": "step", "job": work.job.id, "number": numbers[0], "i": min(walked, each) - 1, "n": each}
+            done = work.step(len(numbers))
+            told = {"event": "step", "job": work.job.id, "number": numbers[0], "i": min(walked, steps) - 1, "n": steps}
             self.say(told | {"t": round(step.t, 6), "steps_done": done, "steps": work.job.steps})
             if now - work.noted >= NOTE:
                 work.noted = now
@@ -448,12 +447,6 @@ def _alike(recipe: Recipe) -> object:
     """What the jobs of one walk have in common beside what `walks` looks at: all of one key have it."""
     beside = (recipe.refiner, recipe.image, recipe.mask, recipe.upscaler, recipe.controls, recipe.picture_prompts)
     return model_key(recipe), beside
-
-
-def _half(wanted: Sequence[Wanted], groups: Sequence[Sequence[Wanted]], done: int, at: int) -> bool:
-    """Whether some seeds of the next picture were tried already, which would be lost."""
-    tried = sum(len(group) for group in groups[:at])
-    return tried > sum(work.recipes[i].best_of for work, i in wanted[:done])
 
 
 class Lines:

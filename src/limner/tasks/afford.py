@@ -93,7 +93,7 @@ def _need(weights: Weights, keep: Keep, work: int, decode: int) -> int:
 def _work(model: Model, recipes: Sequence[Recipe]) -> tuple[int, int]:
     """Bytes that the denoiser and the decoder compute in, for the largest batch; the decoder tiles where it must."""
     cost, most = cost_of(model.family.name), [(0, 0)]
-    for group in walks(recipes):
+    for group in (walk.recipes for walk in walks(recipes)):
         rows = 1 if model.place.one_by_one else len(group)
         pixels = max(_area(recipe) for recipe in group)
         window = group[0].window

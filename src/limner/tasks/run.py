@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from limner.types import Step
 
 BATCH = 8  # pictures that walk together; more would take memory and save no time
 BATCH_PIXELS = 2**21  # of all of them; larger ones walk in fewer
+EARLY = 0.33  # of the steps: what the eye likes then is what it likes at the end, nearly (docs/performance.md)
 OWN = {"prompt", "negative", "style", "seed", "subseed"}  # what may differ inside a batch
 
 
@@ -41,7 +43,8 @@ def begin(model: Model, /, **wishes: Any) -> Recipe:
     likes = {"steps": ours.steps, "sampler": ours.sampler, "schedule": ours.schedule}
     likes |= {"cfg_scale": ours.cfg_scale, "cfg_interval": ours.cfg_interval}
     likes["syntax"] = "a1111" if model.family.towers else "plain"
-    Recipe.of(likes | wishes)  # what is not even a recipe is told first
+    if Recipe.of(likes | wishes).best_of > 1:  # what is not even a recipe is told first
+        likes["best_after"] = EARLY
     likes |= TASKS[wishes["task"]].likes(model, wishes)
     recipe = Recipe.of(digests(likes | wishes))
     if recipe.task == "paint":
@@ -99,16 +102,34 @@ def several(recipe: Recipe, count: int) -> list[Recipe]:
     return [recipe.model_copy(update={"seed": recipe.seed + i * recipe.best_of}) for i in range(count)]
 
 
-def walks(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
-    """How `painting` goes about recipes: which of them, one for each seed that is tried, walk together."""
-    tried = [r.model_copy(update={"seed": r.seed + i}) if i else r for r in recipes for i in range(r.best_of)]
+@dataclass(frozen=True)
+class Walk:
+    """Recipes that go down the times together, a seed each, and the number of the picture that each is tried for."""
+
+    recipes: list[Recipe]
+    pictures: list[int]
+    steps: int
+    last: bool  # each row ends as its picture, whose seed was kept before; else the eye compares what rows come to
+
+
+def walks(recipes: Sequence[Recipe]) -> list[Walk]:
+    """How `painting` goes about recipes. Which seeds will be kept is not known yet: there the first one stands."""
     found = []
-    for _, alike in groupby(tried, key=_kind):
+    for _, alike in groupby(enumerate(recipes), key=lambda one: _kind(one[1])):
         group = list(alike)
-        area = group[0].width * group[0].height * group[0].hires ** 2
-        size = max(1, min(BATCH, int(BATCH_PIXELS // area)))
-        found += [group[i : i + size] for i in range(0, len(group), size)]
+        first = group[0][1]
+        size = max(1, min(BATCH, int(BATCH_PIXELS // (first.width * first.height * first.hires**2))))
+        for some in _cut(group, size) if first.glance else [group]:
+            tries = [(n, own.model_copy(update={"seed": own.seed + i})) for n, own in some for i in range(own.best_of)]
+            steps, last = first.glance or first.length, first.best_of == 1
+            found += [Walk([own for _, own in rows], [n for n, _ in rows], steps, last) for rows in _cut(tries, size)]
+            if first.glance:
+                found.append(Walk([own for _, own in some], [n for n, _ in some], first.length, last=True))
     return found
+
+
+def _cut(rows: list[tuple[int, Recipe]], size: int) -> list[list[tuple[int, Recipe]]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def _kind(recipe: Recipe) -> tuple[object, ...]:
@@ -131,35 +152,52 @@ def painting(
 ) -> Iterator[Step | list[Painted]]:
     """Every step of every batch, and after each batch the pictures that are finished with it, in order.
 
-    With best_of N a picture tries N seeds from its own on. beside: what the recipes name beside the model, where it is
-    loaded already; it is the same for all of them.
+    With best_of N a picture tries N seeds from its own on, by best_after all to their end or only the one whose early
+    steps promise most. beside: what the recipes name beside the model, where it is loaded already; it is the same for
+    all of them.
     """
     wanted = several(recipes, count) if isinstance(recipes, Recipe) else list(recipes)
+    plan = walks(wanted)
+    left = Counter(number for walk in plan for number in walk.pictures)
+    leads: dict[int, _Try] = {}
     before: tuple[Recipe, Beside] | None = None
-    tried: list[tuple[Recipe, Tensor, Prepared]] = []
-    done = 0
-    for group in walks(wanted):
+    for walk in plan:
+        group = walk.recipes
+        if group[0].glance and walk.last:
+            seeds = [leads.pop(number).seed for number in walk.pictures]
+            group = [own.model_copy(update={"seed": seed}) for own, seed in zip(group, seeds, strict=True)]
         here = beside or fetch(group[0], model, before)
         before = (group[0], here)
         start = prepare(model, group, here)
+        early = 0 if walk.last else group[0].glance
         while True:
             step = None
-            for step in _walk(model, group[0], start):
+            for step in islice(_walk(model, group[0], start), early or None):
                 yield step
-            x = step.x if step else start.x
+            x = start.x if step is None else step.x0 if early else step.x
             x = start.end(x) if start.end else x
-            if start.then is None:
+            if early or start.then is None:
                 break
             start = start.then(x)
-        tried += [(own, picture, start) for own, picture in zip(group, _seen(model, group[0], start, x), strict=True)]
+        pictures = _seen(model, group[0], start, x)
+        scores = [0.0] * len(group) if walk.last else liked(model, pictures, group)
         finished = []
-        while done < len(wanted) and len(tried) >= wanted[done].best_of:
-            own, many = wanted[done], wanted[done].best_of
-            kept = best(model, torch.stack([p for _, p, _ in tried[:many]]), own.prompt) if many > 1 else 0
-            tries, picture, end = tried[kept]
-            finished.append(Painted(own, picture, tries.seed, _back(end)))
-            tried, done = tried[many:], done + 1
+        for number, own, picture, score in zip(walk.pictures, group, pictures, scores, strict=True):
+            left[number] -= 1
+            if number not in leads or score > leads[number].score:
+                leads[number] = _Try(score, own.seed, picture, start)
+            if not left[number]:
+                kept = leads.pop(number)
+                finished.append(Painted(wanted[number], kept.picture, kept.seed, _back(kept.start)))
         yield finished
+
+
+@dataclass(frozen=True)
+class _Try:
+    score: float
+    seed: int
+    picture: Tensor
+    start: Prepared
 
 
 def _seen(model: Model, recipe: Recipe, start: Prepared, x: Tensor) -> list[Tensor]:
@@ -176,9 +214,11 @@ def _back(end: Prepared) -> Canvas | None:
     return replace(end.canvas, mask=torch.zeros(end.canvas.original.picture.shape[1:]), feather=0)
 
 
-def best(model: Model, pictures: Tensor, prompt: str) -> int:
-    """The number of the picture that the eye finds most like the prompt."""
-    return int(model.likeness(pictures, [prompt])[:, 0].argmax())
+def liked(model: Model, pictures: Sequence[Tensor], recipes: Sequence[Recipe]) -> list[float]:
+    """How much like its own prompt the eye finds each picture."""
+    prompts = sorted({own.prompt for own in recipes})
+    found = model.likeness(torch.stack(list(pictures)), prompts)
+    return [float(row[prompts.index(own.prompt)]) for row, own in zip(found, recipes, strict=True)]
 
 
 def paint(model: Model, recipe: Recipe, count: int = 1) -> Tensor:
