@@ -69,7 +69,7 @@ class MiniAutoencoder(nn.Module):
         """B C h w to B 4 H W in [0, 1], premultiplied: no colour exceeds its alpha."""
         picture = self.decode_raw(z * self.std[:, None, None] + self.mean[:, None, None]).float()
         alpha = picture[:, 3:].clamp(0, 1)
-        alpha = torch.where(alpha < 8 / 255, torch.zeros_like(alpha), alpha)  # no haze around the figure
+        alpha = alpha * (alpha * 255 / 4 - 1).clamp(0, 1)  # no haze around the figure: from 8 to 4 of 255 it fades to 0
         return torch.cat([torch.minimum(picture[:, :3].clamp(min=0), alpha), alpha], dim=1)
 
 
