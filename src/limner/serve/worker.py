@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -70,7 +71,7 @@ class Work:
         self.walked += pictures
         return min(self.job.steps, round(self.walked / max(1, self.steps) * self.job.steps))
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Of all its pictures and of all the seeds that each tries."""
         return sum(walk.steps * len(walk.recipes) for walk in walks(self.recipes))
