@@ -334,7 +334,7 @@ CHILD = """
 import os, sys
 from pathlib import Path
 from PIL import Image
-from limner.recipe import EFFORTS, Recipe
+from limner.recipe import Recipe
 from limner.tasks.campaign import Job, Stamp, run
 
 os.fsync = lambda handle: None  # a process that is killed loses nothing that it wrote
