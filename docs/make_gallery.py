@@ -31,8 +31,8 @@ HEAD = """# Gallery
 Made by `python docs/make_gallery.py`: every command below was run as it stands, in the order of the page, with the
 small model that ships, and each starts from files that earlier ones made. **Seeds and prompts were chosen** because
 they show what a command does; [a sheet where nothing was chosen](img/sheet.png) shows what the model paints otherwise.
-It is small, and was trained for an hour on pictograms of 128 x 128 pixels: faces, hearts and cats come out, much else
-does not.
+It is small, and was trained for hours, not days, on pictograms of 128 x 128 pixels: faces, hearts and cats come out,
+much else does not.
 
 Squares behind a picture mean that it is clear there. Seconds are left out of what was printed.
 """
