@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from limner.evaluate.metrics import Estimate
-from limner.evaluate.people import GENDERS, TONES, crowd, told, toned, untold
+from limner.evaluate.people import GENDERS, crowd, told, untold
+from limner.evaluate.tones import TONES, Palette, tone_of, toned
 from limner.train.data import Words
 
 ROLES = ("cook", "judge", "pilot", "singer")
@@ -42,19 +43,31 @@ class Reader:
 
 
 def bench(painted: Any = None) -> Any:
-    known = words()
+    asked = words()
+    others = [Words(name, name, style=w, concept=name) for w in ("noto", "flat") for name in guests()]
+    known = [*asked, *others]  # colours are learned from people who are not asked for
     judge = Reader([w.name for w in known])
 
     def drawn(names: Sequence[str]) -> Tensor:
-        return torch.tensor([judge.names.index(name) for name in names]).view(-1, 1, 1, 1).byte()
+        """The first pixel tells the judge the name; the others are of the tone's colour."""
+        pictures = torch.full((len(names), 4, 4, 4), 255)
+        for picture, name in zip(pictures, names, strict=True):
+            picture[:3] = 40 * ("", *TONES).index(tone_of(name)[1])
+            picture[0, 0, 0] = judge.names.index(name)
+        return pictures.byte()
 
-    people = crowd(known, range(len(known)), 3, 0)
+    people = crowd(asked, range(len(asked)), 3, 0)
     found = {"people": drawn([case.name for case in people.told])}
     found["anybody"] = drawn([(painted or toned)(case.name, "dark") for case in people.untold for _ in range(2)])
     return SimpleNamespace(
-        people=people, judge=judge, painted=found,
+        people=people, judge=judge, painted=found, pictures=SimpleNamespace(words=known),
+        rows=lambda _: range(len(known)),
         real=lambda rows: drawn([known[row].name for row in rows]), rebuilt=lambda pictures: pictures,
     )  # fmt: skip
+
+
+def guests() -> list[str]:
+    return ["guest", *(toned("guest", tone) for tone in TONES)]
 
 
 def rows(section: Any) -> dict[str, tuple[Any, ...]]:
@@ -93,3 +106,31 @@ def test_data_without_people_says_so():
     empty = SimpleNamespace(people=crowd([Words("apple", "apple", style="noto")], [0], 3, 0))
     assert not told(empty).rows and "too few names of people" in told(empty).note
     assert not untold(empty).rows
+
+
+def test_without_people_to_learn_the_colours_from_it_says_so():
+    alone = bench()
+    alone.rows = lambda _: []
+    assert "too few names of people" in told(alone).note and "too few names of people" in untold(alone).note
+
+
+def test_tones_are_read_off_names():
+    assert tone_of("man cook: medium-dark skin tone") == ("man cook", "medium-dark")
+    assert tone_of("flag: Norway") == ("flag", "") and tone_of("cook") == ("cook", "")
+
+
+def test_a_palette_tells_colours_that_are_a_little_off_and_looks_through_clear_pixels():
+    """Three tones over the same clothes; what is asked is a few levels off, half of it clear."""
+    rng = torch.Generator().manual_seed(0)
+    skin = torch.tensor([[0.98, 0.86, 0.74], [0.75, 0.56, 0.40], [0.36, 0.24, 0.18]])
+
+    def people(tone: int, off: float) -> Tensor:
+        picture = torch.rand(5, 4, 16, 16, generator=rng)  # clothes of any colour
+        picture[:, :3, :6] = (skin[tone] + off)[None, :, None, None]
+        picture[:, 3] = 1
+        picture[:, :, :, 8:] = 0  # premultiplied: clear is black
+        return picture
+
+    palette = Palette.of({name: people(i, 0.0) for i, name in enumerate(("a", "b", "c"))})
+    for tone in range(3):
+        assert palette(people(tone, 0.02)).tolist() == [tone] * 5

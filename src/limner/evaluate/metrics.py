@@ -17,6 +17,11 @@ SOFT = (0.05, 0.95)  # alpha between these is neither clear nor solid
 SMALL = 32  # side at which pixels are compared
 
 
+def floats(pictures: Tensor) -> Tensor:
+    """Bytes as shares."""
+    return pictures.float() / 255
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean, and the interval that it lies in with 95 %; none where nothing was resampled."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from limner import __version__
 from limner.evaluate.bench import Bench
-from limner.evaluate.figures import ALIKE, FIGURES, each, floats
-from limner.evaluate.metrics import Nearest, nearest, small
+from limner.evaluate.figures import ALIKE, FIGURES, each
+from limner.evaluate.metrics import Nearest, floats, nearest, small
 from limner.evaluate.samples import SHEET, Plan, paint_many
 from limner.evaluate.sheet import Strip, Tile, draw_sheet
 from limner.evaluate.table import Report, Section
