@@ -1,4 +1,5 @@
-"""The mini model's speed on this machine: help, a cold picture, warm pictures, and batches against single pictures.
+"""The mini model's speed on this machine: help, a cold picture, warm pictures, and batches against single pictures,
+by every engine that is installed.
 
     python benchmarks/mini.py [--runs 5] [--json FILE]
 
@@ -18,6 +19,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import limner
+from limner.place import engines, find_place
+from limner.tasks.run import begin, paint
 
 
 def median_of(run: Callable[[], object], runs: int) -> float:
@@ -47,28 +52,36 @@ def main() -> None:
     rows: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         helps = [command("--help", folder=folder) for _ in range(asked.runs)]
-        colds = [command("paint", "a red apple", "--seed", "7", folder=folder) for _ in range(asked.runs)]
-    rows["limner --help, s"] = statistics.median(seconds for seconds, _ in helps)
-    rows["limner paint from a cold process, s"] = statistics.median(seconds for seconds, _ in colds)
-    rows["the same, peak MB"] = statistics.median(peak for _, peak in colds)
+        rows["limner --help, s"] = statistics.median(seconds for seconds, _ in helps)
+        for engine in engines("cpu"):
+            words = ("paint", "a red apple", "--seed", "7", "--engine", engine)
+            first, _ = command(*words, folder=folder)  # an engine's graphs are kept from then on
+            colds = [command(*words, folder=folder) for _ in range(asked.runs)]
+            rows[f"{engine}: limner paint from a cold process, the first, s"] = first
+            rows[f"{engine}: the others, s"] = statistics.median(seconds for seconds, _ in colds)
+            rows[f"{engine}: peak MB"] = statistics.median(peak for _, peak in colds)
 
-    import limner
-    from limner.tasks.run import paint
-
-    model = limner.load("mini")
-    recipe = limner.Recipe(prompt="a red apple", seed=7)
-    paint(model, recipe)
-    rows["warm picture, s"] = median_of(lambda: paint(model, recipe), asked.runs)
-    rows["warm, a picture of a batch of 8, s"] = median_of(lambda: paint(model, recipe, 8), asked.runs) / 8
-    rows["warm, best of 8, s"] = median_of(lambda: paint(model, recipe.but(best_of=8)), asked.runs)
-    together = paint(model, recipe, 8)
-    alone = [paint(model, recipe.but(seed=7 + i))[0] for i in range(8)]
-    rows["batch of 8 against alone, largest difference in 1/255"] = max(
-        float((a - b).abs().max()) * 255 for a, b in zip(together, alone, strict=True)
-    )
+    for engine in engines("cpu"):
+        model = limner.load("mini", find_place("cpu").driven(engine))
+        recipe = begin(model, prompt="a red apple", seed=7)
+        best = begin(model, prompt="a red apple", seed=7, best_of=8)
+        for each in (recipe, best):
+            paint(model, each)
+        rows[f"{engine}: warm picture, s"] = median_of(
+            lambda model=model, recipe=recipe: paint(model, recipe), asked.runs
+        )
+        together = paint(model, recipe, 8)
+        rows[f"{engine}: warm, a picture of a batch of 8, s"] = (
+            median_of(lambda model=model, recipe=recipe: paint(model, recipe, 8), asked.runs) / 8
+        )
+        rows[f"{engine}: warm, best of 8, s"] = median_of(lambda model=model, best=best: paint(model, best), asked.runs)
+        alone = [paint(model, recipe.but(seed=7 + i))[0] for i in range(8)]
+        rows[f"{engine}: batch of 8 against alone, largest difference in 1/255"] = max(
+            float((a - b).abs().max()) * 255 for a, b in zip(together, alone, strict=True)
+        )
     rows["peak MB of this process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     for name, value in rows.items():
-        print(f"{name:55} {value:8.2f}")
+        print(f"{name:70} {value:8.2f}")
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -79,7 +79,7 @@ def wide(job: Job, dtype: str) -> str:
     return "no bf16 in this processor (--emulated measures it all the same)" if emulates else ""
 
 
-def limner(job: Job, precision: str = "", keep: str = "all") -> Verbs:
+def limner(job: Job, precision: str = "", keep: str = "all", engine: str = "") -> Verbs:
     import torch
 
     from limner import load
@@ -89,7 +89,7 @@ def limner(job: Job, precision: str = "", keep: str = "all") -> Verbs:
     from limner.words import Reading
 
     torch.set_num_threads(job.threads)
-    place = find_place(job.device, keep=keep).precisely(precision)  # type: ignore[arg-type]
+    place = find_place(job.device, keep=keep).precisely(precision).driven(engine)  # type: ignore[arg-type]
     model = load(job.file, place)
     for net in model.family.needs if keep == "all" else ():
         model.nets[net]  # brought to its place, as the others do when they load
@@ -318,6 +318,7 @@ def known() -> Iterator[Peer]:
             lambda job, precision=precision: limner(job, precision),  # type: ignore[misc]
             lambda job, precision=precision: alike(job, precision),  # type: ignore[misc]
         )  # fmt: skip
+    yield Peer("limner openvino", ("limner", "openvino"), lambda job: limner(job, engine="openvino"), on_cpu)
     for keep in ("one", "layer"):
         yield Peer(f"limner keep {keep}", ("limner",), lambda job, keep=keep: limner(job, keep=keep))  # type: ignore[misc]
     for dtype, short in (("float32", "fp32"), ("bfloat16", "bf16")):

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import transformers
@@ -87,6 +88,18 @@ def test_the_picture_is_the_references(family, name, painter, reference, monkeyp
     pipe = scheduled(reference(family), kind, **told)
     picture = ours(painter(family), sampler, schedule, whole)
     assert apart(picture, theirs(pipe, monkeypatch)) < most
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_perturbed_attention_guidance_is_the_references(family, painter, reference, monkeypatch):
+    """Theirs perturbs every step, in the middle of the network."""
+    kind = {"sd15": "StableDiffusionPAGPipeline", "sdxl": "StableDiffusionXLPAGPipeline"}[family]
+    pipe = getattr(diffusers, kind).from_pipe(scheduled(reference(family), "EulerDiscreteScheduler"))
+    pipe.set_progress_bar_config(disable=True)
+    want = theirs(pipe, monkeypatch, pag_scale=3.0)
+    picture = ours(painter(family), "euler", "leading", pag_scale=3.0)
+    assert apart(picture, want) < EXACT
+    assert apart(ours(painter(family), "euler", "leading"), want) > 0.01
 
 
 class Brownian:

@@ -7,7 +7,7 @@ import torch
 
 import limner.place
 from limner.errors import BadInput
-from limner.place import computes_int8, find_place, precisions
+from limner.place import computes_int8, engines, find_place, precisions
 
 
 def test_the_processor_is_always_there():
@@ -66,3 +66,23 @@ def test_a_place_computes_as_it_is_told():
 def test_in_8_bits_all_else_is_in_the_fast_type():
     own = find_place("cpu")
     assert own.precisely("bf16").precisely("int8") == replace(own, int8=True)
+
+
+def test_an_engine_is_taken_where_it_serves_and_refused_in_words_elsewhere(monkeypatch):
+    own = find_place("cpu", torch.float32)
+    monkeypatch.setattr(limner.place.importlib.util, "find_spec", lambda _: None)
+    assert engines("cpu") == ("torch",)
+    with pytest.raises(BadInput, match=r"openvino is not installed: pip install 'limner\[openvino\]'"):
+        own.driven("openvino")
+    monkeypatch.setattr(limner.place.importlib.util, "find_spec", lambda _: "there")
+    assert engines("cpu") == ("torch", "openvino") and engines("cuda") == ("torch",)
+    assert own.driven("") == own == own.driven("torch") == own.driven("openvino").driven("torch")
+    assert own.driven("openvino") == replace(own, engine="openvino")
+    for place, why in (
+        (replace(own, int8=True), "on the cpu in fp32 or bf16 here, not on cpu in int8"),
+        (replace(own, dtype=torch.float16), "not on cpu in fp16"),
+        (replace(own, device=torch.device("meta")), "not on meta in fp32"),
+        (replace(own, keep="layer"), "it does not keep layer at a time"),
+    ):
+        with pytest.raises(BadInput, match=why):
+            place.driven("openvino")

@@ -27,12 +27,16 @@ def test_json_and_back_is_the_same_recipe(prompt: str, negative: str, seed: int,
 def test_version_1_keeps_loading():
     recipe = Recipe.from_json(VERSION_1)
     assert recipe == Recipe(prompt="a red apple", seed=7, style="flat")
-    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 5}).items()
+    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 6}).items()
 
 
 def test_older_versions_finished_every_seed_before_they_were_compared():
     assert Recipe.from_json('{"version": 4, "best_of": 8}') == Recipe(best_of=8, best_after=1.0)
-    assert renewed({"version": 4, "prompt": "x"}) == {"version": 5, "prompt": "x", "best_after": 1.0}
+    assert renewed({"version": 4, "prompt": "x"}) == {
+        "version": 6, "prompt": "x", "best_after": 1.0, "pag_scale": 0.0,
+    }  # fmt: skip
+    assert renewed({"version": 5, "best_of": 8}) == {"version": 6, "best_of": 8, "pag_scale": 0.0}
+    assert renewed({"version": 6}) == {"version": 6} and renewed({}) == {}
     assert renewed({"prompt": "x"}) == {"prompt": "x"} and renewed({"version": "new"}) == {"version": "new"}
 
 
@@ -118,9 +122,9 @@ def test_but_checks_again():
     [
         ("{", "not the JSON of a recipe"),
         ("[1]", "no object"),
-        ('{"version": 6}', "of version 6; this Limner knows up to 5"),
-        ('{"version": "new"}', "version should be 5, not 'new'"),
-        ('{"version": 0}', "version should be 5, not 0"),
+        ('{"version": 7}', "of version 7; this Limner knows up to 6"),
+        ('{"version": "new"}', "version should be 6, not 'new'"),
+        ('{"version": 0}', "version should be 6, not 0"),
         ('{"cfg_scale": NaN}', "cfg_scale should be"),
     ],
 )

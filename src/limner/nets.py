@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 
+from limner.nn.driven import Driven
 from limner.nn.int8 import eligible, in_int8
 from limner.nn.streamed import copied, streamed
 from limner.place import Place
-from limner.weights.io import release
+from limner.store import home
+from limner.weights.io import release, sha256
 
 LARGE = 64 * 2**20  # bytes in the file from which on a network makes room for others: mini's, and tiny ones, do not
 FP32 = 4  # bytes
@@ -30,8 +33,15 @@ class Nets(Mapping[str, nn.Module]):
 
     _all: ClassVar[WeakValueDictionary[int, Nets]] = WeakValueDictionary()
 
-    def __init__(self, nets: Mapping[str, nn.Module], place: Place, exact: Sequence[str] = ()) -> None:
-        self._bare, self._place, self._exact = dict(nets), place, tuple(exact)
+    def __init__(
+        self,
+        nets: Mapping[str, nn.Module],
+        place: Place,
+        exact: Sequence[str] = (),
+        files: Mapping[str, Sequence[Path]] | None = None,
+    ) -> None:
+        """exact: networks that stay in fp32. files: of each network's weights, by which an engine knows its graphs."""
+        self._bare, self._place, self._exact, self._files = dict(nets), place, tuple(exact), files or {}
         self._ready: dict[str, nn.Module] = {}
         self._all[id(self)] = self
 
@@ -42,7 +52,12 @@ class Nets(Mapping[str, nn.Module]):
                 for each in list(self._all.values()):
                     each.drop()
             mine = bare if self._place.keep == "all" else copied(bare)
-            self._ready[net] = placed(mine, self._place_of(net))
+            ready = placed(mine, self._place_of(net))
+            if self._place.engine == "openvino" and net == "denoiser":
+                files = self._files.get(net, ())
+                folder = home() / "graphs" if files else None
+                ready = Driven(ready, self._place.dtype, lambda: " ".join(map(sha256, files)), folder)
+            self._ready[net] = ready
         return self._ready[net]
 
     def __iter__(self) -> Iterator[str]:
@@ -61,7 +76,7 @@ class Nets(Mapping[str, nn.Module]):
 
     def at(self, place: Place) -> Nets:
         """The same networks for another place; before any of them was asked for."""
-        return Nets(self._bare, place, self._exact)
+        return Nets(self._bare, place, self._exact, self._files)
 
     def drop(self) -> None:
         """Let the large ones go, back to their files, where one is kept at a time."""
@@ -71,7 +86,8 @@ class Nets(Mapping[str, nn.Module]):
     def weight(self, net: str) -> int:
         """Bytes that a network will take when it is brought to its place; 0: it is there."""
         bare, place = self._bare[net], self._place_of(net)
-        return 0 if net in self._ready else sum((*_sizes(bare, place, False), *_sizes(bare, place, True)))
+        twice = 1 + (net == "denoiser" and place.engine != "torch")  # here, and as the engine lays them out
+        return 0 if net in self._ready else twice * sum((*_sizes(bare, place, False), *_sizes(bare, place, True)))
 
     def layer(self, net: str) -> int:
         """Bytes that the largest layer of a network will take, with all that is not streamed."""
@@ -84,7 +100,8 @@ class Nets(Mapping[str, nn.Module]):
         return sum(there) + max(streamed, default=0)
 
     def _place_of(self, net: str) -> Place:
-        wide = torch.float32 if net in self._exact else self._place.dtype
+        driven = self._place.engine != "torch" and net == "denoiser"  # the engine rounds for itself
+        wide = torch.float32 if net in self._exact or driven else self._place.dtype
         return replace(self._place, dtype=wide, int8=self._place.int8 and net == "denoiser")
 
 

@@ -26,12 +26,14 @@ from limner.memory import TILE, TILED, cost_of, free
 from limner.models.bert import pool
 from limner.models.eye import Eye
 from limner.models.mini_autoencoder import MiniAutoencoder
+from limner.models.mmdit import MMDiT
 from limner.models.text.inversion import Inversion, read_inversion
 from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
 from limner.models.unet import Unet
 from limner.models.vae import Vae
 from limner.nets import Nets, bare
+from limner.nn.driven import undriven
 from limner.nn.periodic import periodic
 from limner.nn.tiles import in_tiles
 from limner.place import Keep, Place, find_place
@@ -75,6 +77,11 @@ class Model:
     def convolves(self) -> bool:
         """Whether the denoiser knows places through its convolutions alone, so that it can go around (UNets)."""
         return self.family.nets["denoiser"].build is Unet
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether the denoiser's attention can see each place alone, for perturbed-attention guidance."""
+        return self.family.nets["denoiser"].build is not MMDiT
 
     @property
     def guidance_inside(self) -> bool:
@@ -131,16 +138,19 @@ class Model:
         steer: Steer | None = None,
         thrift: Thrift | None = None,
         few: int = 1,
+        perturbed: bool = False,
     ) -> Denoiser:
         """The network and its path as a function (x, t) -> x0; a cond of fewer rows serves x over and over.
 
         skip: blocks of a transformer that are left out, for skip-layer guidance. steer: (x, clock, cond, t) -> cond,
         what is told besides at each step, as by a ControlNet. thrift: the steps at which the deep layers are asked; at
         the others they are carried over. few: a UNet's attention in large pictures sees every few-th row and column.
+        perturbed: attention in the middle sees each place alone.
         """
         held = self._around("denoiser") if self.place.keep == "all" else None  # who holds a network keeps it in memory
         memory = Memory(thrift) if thrift else None
         wishes: dict[str, Any] = ({"skip": skip} if skip else {}) | ({"few": few} if few > 1 else {})
+        wishes |= {"perturbed": True} if perturbed else {}
 
         @torch.inference_mode()
         def denoise(x: Tensor, t: float) -> Tensor:
@@ -186,7 +196,7 @@ class Model:
         return replace(self, place=place, nets=self.nets.at(place) if isinstance(self.nets, Nets) else self.nets)
 
     def _around(self, net: str) -> nn.Module:
-        return periodic(self.nets[net], *self.around) if any(self.around) else self.nets[net]
+        return periodic(undriven(self.nets[net]), *self.around) if any(self.around) else self.nets[net]
 
     def _encoded(self, picture: Tensor) -> Tensor:
         net = self._around("autoencoder")
@@ -357,7 +367,14 @@ def load(
         if not isinstance(path, Discrete):
             raise BadInput(f"{found.family.name} always predicts {path.prediction!r}; {prediction!r} was asked for")
         path = replace(path, prediction=cast(Any, prediction))
-    model = Model(found.family, place, Nets(nets, place, exact), files=files, variant=found.variant, diffusion=path)
+    model = Model(
+        found.family,
+        place,
+        Nets(nets, place, exact, {net: part.files for net, part in found.parts.items()}),
+        files=files,
+        variant=found.variant,
+        diffusion=path,
+    )
     learned = tuple(read_inversion(read_tensors(FilePath(file)), FilePath(file).stem) for file in embeddings)
     if learned and not found.family.towers:
         raise BadInput(f"{found.family.name} knows no textual inversion")

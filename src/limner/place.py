@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from limner.errors import BadInput
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Keep = Literal["all", "one", "layer"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Engine = Literal["torch", "openvino"]
 WORDS: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -26,6 +28,7 @@ class Place:
     why: str  # the reason for the dtype, in words
     keep: Keep = "all"  # what stays in memory: every network, one large one at a time, or one layer at a time
     int8: bool = False  # whether denoisers multiply in 8 bits; all else is in `dtype` there too
+    engine: Engine = "torch"  # that does the denoisers' arithmetic
 
     @property
     def precision(self) -> Precision:
@@ -51,6 +54,25 @@ class Place:
             return replace(find_place(self.device.type, keep=self.keep), int8=True)  # type: ignore[arg-type]
         wide = next(dtype for dtype, word in WORDS.items() if word == precision)
         return replace(self, dtype=wide, why="asked for", int8=False)
+
+    def driven(self, engine: Engine | Literal[""]) -> Place:
+        """This place with another engine for denoisers; "" leaves it as it is.
+
+        Raises BadInput for what is not installed, or does not serve this device, these numbers or so little memory.
+        """
+        if not engine or engine == self.engine:
+            return self
+        if engine == "torch":
+            return replace(self, engine=engine)
+        if self.device.type != "cpu" or self.int8 or self.dtype == torch.float16:
+            raise BadInput(
+                f"{engine} computes on the cpu in fp32 or bf16 here, not on {self.device.type} in {self.precision}"
+            )
+        if engine not in engines(self.device.type):
+            raise BadInput(f"{engine} is not installed: pip install 'limner[{engine}]'")
+        if self.keep != "all":
+            raise BadInput(f"{engine} holds whole networks in memory; it does not keep {self.keep} at a time")
+        return replace(self, engine=engine)
 
     @property
     def one_by_one(self) -> bool:
@@ -109,6 +131,12 @@ def precisions(device: str) -> tuple[Precision, ...]:
         "cuda": ("fp32", "fp16"), "cpu": ("fp32", "bf16", *(("int8",) if computes_int8() else ())),
     }  # fmt: skip
     return (fast, *(word for word in also.get(device, ()) if word != fast))
+
+
+def engines(device: str) -> tuple[Engine, ...]:
+    """What can do the denoisers' arithmetic on a device of this machine."""
+    there = device == "cpu" and importlib.util.find_spec("openvino") is not None
+    return ("torch", "openvino") if there else ("torch",)
 
 
 def find_place(device: Device = "auto", dtype: torch.dtype | None = None, keep: Keep = "all") -> Place:

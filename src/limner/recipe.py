@@ -10,7 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from limner.errors import BadInput, UnknownName
 
-VERSION = 5
+VERSION = 6
+MEANT: dict[int, dict[str, Any]] = {  # by recipes that are older than a version, of which a model now has its own idea
+    5: {"best_after": 1.0},
+    6: {"pag_scale": 0.0},
+}
 SHIPPED = ("mini",)  # models inside the package
 MAX_SEED = 2**63 - 1
 Task = Literal["paint", "edit", "inpaint", "outpaint", "upscale", "tile"]
@@ -67,7 +71,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[5] = 5
+    version: Literal[6] = 6
     task: Task = "paint"
     model: str = "mini"  # a name or a path
     prompt: str = ""  # empty: unconditional
@@ -82,6 +86,8 @@ class Recipe(BaseModel):
     cfg_scale: float = 5.0  # 1: no guidance
     cfg_interval: tuple[float, float] = (0.1, 1.0)  # the times between which guidance works
     cfg_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    pag_scale: Annotated[float, Field(ge=0, le=100)] = 0.0  # of perturbed-attention guidance; 0: none
+    pag_interval: tuple[float, float] = (0.0, 1.0)  # the times between which it works
     best_of: Annotated[int, Field(ge=1, le=64)] = 1  # seeds tried from `seed` on; the eye keeps the best
     best_after: Share = 1.0  # share of the steps after which it compares them; only the best is finished
     syntax: Literal["a1111", "comfy", "plain"] = "plain"  # how weights and marks in the prompts are read
@@ -123,6 +129,7 @@ class Recipe(BaseModel):
     late: Share = 0.7  # the time, 1 is noise, from which steps are late
     few_keys: Annotated[int, Field(ge=1, le=4)] = 1  # rows and columns of a large picture that UNets' attention sees
     precision: Literal["", "fp32", "bf16", "fp16", "int8"] = ""  # of the denoiser; "": what the machine is fast in
+    engine: Literal["", "torch", "openvino"] = ""  # that does the denoiser's arithmetic; "": torch
     regions: tuple[Region, ...] = ()
     controls: tuple[Control, ...] = ()
     picture_prompts: tuple[PicturePrompt, ...] = ()
@@ -141,7 +148,7 @@ class Recipe(BaseModel):
             raise ValueError("should be a number from 0 to 100")
         return value
 
-    @field_validator("cfg_interval", "skip_interval")
+    @field_validator("cfg_interval", "pag_interval", "skip_interval")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 <= value[0] <= value[1] <= 1:
@@ -219,8 +226,11 @@ class Recipe(BaseModel):
 
 def renewed(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of any version as the newest has them: each has more, and what is new says what the older meant."""
-    old = fields.get("version", VERSION) in range(1, VERSION)
-    return {"best_after": 1.0} | fields | {"version": VERSION} if old else fields
+    version = fields.get("version", VERSION)
+    if version not in range(1, VERSION):
+        return fields
+    meant = {name: value for since, each in MEANT.items() if version < since for name, value in each.items()}
+    return meant | fields | {"version": VERSION}
 
 
 def spent(fields: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from limner.cli.making import Wishes
-from limner.image import open_picture
-from limner.place import computes_int8
+from limner.image import from_pil, open_picture
+from limner.place import computes_int8, engines
 from limner.provenance.metadata import Receipt, chunks, read_receipt
 from limner.recipe import Recipe
 from limner.weights.io import read_header, read_tensors, write_tensors
@@ -85,6 +85,21 @@ def test_a_precision_that_the_machine_lacks_is_refused_with_those_it_has(paint):
         "precision should be '', 'fp32', 'bf16', 'fp16' or 'int8', not 'fp8'"
         in paint("a cat", "--precision", "fp8").err
     )
+
+
+@pytest.mark.skipif("openvino" not in engines("cpu"), reason="needs the extra openvino")
+def test_another_engine_paints_the_same_picture_and_says_so(paint, limner):
+    paint("a cat", "-s", 9)
+    paint("a cat", "-s", 9, "--engine", "openvino", "-o", "driven.png")
+    assert recipe_of("driven.png").engine == "openvino"
+    first, second = (from_pil(open_picture(Path(name))) for name in ("a-cat-9.png", "driven.png"))
+    assert float((first - second).abs().max()) <= 1 / 255
+    again = limner("paint", "--from", "driven.png", "-q")
+    assert open_picture(Path(again.out.strip())).tobytes() == open_picture(Path("driven.png")).tobytes()
+
+
+def test_an_engine_that_nobody_knows_is_refused(paint):
+    assert "engine should be '', 'torch' or 'openvino', not 'onnx'" in paint("a cat", "--engine", "onnx").err
 
 
 def test_from_with_a_flag_takes_a_field_back(paint, limner):

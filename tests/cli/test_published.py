@@ -72,6 +72,20 @@ def test_skip_layer_guidance_changes_the_picture(painter):
     assert Image.open(plain.lines[0]).tobytes() != Image.open(skipped.lines[0]).tobytes()
 
 
+def test_perturbed_attention_guidance_changes_the_picture(painter):
+    plain = painter("sd15", "a cat", "-s", 1, "-q", "--steps", 4)
+    turned = painter("sd15", "a cat", "-s", 1, "-q", "--steps", 4, "--pag-scale", 3, "--pag-interval", 0.5, 1)
+    assert turned.status == 0, turned.err
+    assert Image.open(plain.lines[0]).tobytes() != Image.open(turned.lines[0]).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*no tokenizer for it")
+def test_perturbed_attention_guidance_is_refused_where_there_is_none(painter):
+    refused = painter("sd35", "a cat", "-q", "--pag-scale", 3)
+    assert refused.status == 2
+    assert "sd35 does not know; it knows skip_layers" in refused.err
+
+
 def test_t5_without_its_tokenizer_is_said(painter):
     assert "holds T5 but no tokenizer" in painter("sd3", "a cat", "-q").err
 

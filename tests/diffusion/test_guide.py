@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from limner.diffusion.guide import Guided, composed, guided, skip_layer, staged
+from limner.diffusion.guide import Guided, composed, guided, perturbed, skip_layer, staged
 from limner.errors import BadInput
 
 
@@ -106,6 +106,25 @@ def test_skip_layer_guidance_pulls_away_from_the_skipped_network_within_its_inte
     got = skip_layer(inner, always(skipped), 2.8, (0.6, 0.9))
     torch.testing.assert_close(got(x, 0.7), inner(x, 0.7) + 2.8 * (toward - skipped), rtol=0, atol=1e-13)
     assert torch.equal(skip_layer(inner, never, 2.8, (0.6, 0.9))(x, 0.5), inner(x, 0.5))
+
+
+def test_perturbed_attention_pulls_away_within_its_interval_and_beside_skipped_layers(estimates):
+    x, toward, away = estimates
+    alone, skipped = toward.roll(1, 0), toward.flip(3)
+    inner = guided(always(toward), always(away), 4.0)
+    got = perturbed(inner, always(alone), 2.0, (0.7, 1.0))
+    torch.testing.assert_close(got(x, 0.7), inner(x, 0.7) + 2.0 * (toward - alone), rtol=0, atol=1e-13)
+    assert torch.equal(perturbed(inner, never, 2.0, (0.7, 1.0))(x, 0.69), inner(x, 0.69))
+    assert perturbed(inner, never, 0.0) is inner
+    both = skip_layer(got, always(skipped), 2.8)(x, 0.9)
+    torch.testing.assert_close(both, got(x, 0.9) + 2.8 * (toward - skipped), rtol=0, atol=1e-13)
+
+
+def test_perturbed_attention_needs_no_negative(estimates):
+    x, toward, _ = estimates
+    alone = toward.roll(1, 0)
+    got = perturbed(guided(always(toward), never, 1.0), always(alone), 3.0)(x, 0.5)
+    torch.testing.assert_close(got, toward + 3.0 * (toward - alone), rtol=0, atol=1e-13)
 
 
 def test_stages_take_turns(estimates):

@@ -130,6 +130,24 @@ def test_an_odd_depth_is_refused_where_it_is_made():
 
 
 @torch.no_grad()
+def test_a_perturbed_network_sees_each_place_alone_in_its_middle(model):
+    """Where the outer blocks add nothing, what one patch shows reaches no other patch."""
+    x, t = noise(1)
+    other = x.clone()
+    other[:, :, :2, :2] += 1  # the first patch
+    for i, block in enumerate(model.blocks):
+        block.feed.conv.weight.zero_()[:, :, 1, 1] = 1  # nor do the convolutions look around
+        if i in (0, 3):
+            block.out.weight.zero_()
+    moved = (model(other, t, cond(1), perturbed=True) - model(x, t, cond(1), perturbed=True)).abs().amax(1)[0]
+    assert moved[:2, :2].min() > 1e-4
+    moved[:2, :2] = 0
+    assert moved.max() == 0
+    plain = (model(other, t, cond(1)) - model(x, t, cond(1))).abs().amax(1)[0]
+    assert plain[2:, 2:].min() > 1e-6
+
+
+@torch.no_grad()
 def test_what_deep_blocks_gave_can_stand_for_them(model):
     x, t = noise(2)
     plain, gave = model(x, t, cond(2)), []

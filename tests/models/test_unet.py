@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
 from tests.conftest import randomised
 from torch import Tensor
 
@@ -155,6 +156,22 @@ def test_every_thing_it_is_told_matters():
     ):
         assert float((net(x, t, other) - answer).abs().max() / answer.abs().max()) > 1e-3
     assert float((net(x, t + 100, cond) - answer).abs().max() / answer.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@torch.no_grad()
+def test_a_perturbed_middle_answers_as_the_reference(kind):
+    """Theirs sees each row twice, the second time with each place alone (arXiv 2403.17377)."""
+    theirs = reference(KINDS[kind])
+    x, t, cond = case(KINDS[kind])
+    mine = ours(theirs, KINDS[kind])
+    for name, module in theirs.mid_block.named_modules():
+        if name.endswith("attn1"):
+            module.set_processor(PAGIdentitySelfAttnProcessor2_0())
+    plain, want = asked(theirs, x.repeat(2, 1, 1, 1), t.repeat(2), cond.again(2)).chunk(2)
+    found = mine(x, t, cond, perturbed=True)
+    assert float((found - want).abs().max() / want.abs().max()) < 3e-5  # products of four rows round otherwise
+    assert float((plain - want).abs().max() / want.abs().max()) > 1e-3
 
 
 def test_what_it_cannot_take_is_refused():

@@ -44,6 +44,7 @@ CAPABILITIES = {
     "dtype": "float32",
     "efforts": EFFORTS,
     "precisions": ["fp32", "int8"],
+    "engines": ["torch", "openvino"],
     "threads": 1,
     "watch": "watch" in Order.model_fields,
     "checks": {"safety": "none", "note": "nothing is checked: no classifier looks at prompts or pictures"},

@@ -14,8 +14,9 @@ EXAMPLES = {  # a text for each kind of field
     "task": "edit", "style": "any", "syntax": "comfy", "noise": "nv", "prediction": "v", "seamless": "xy",
     "sampler": "Euler a", "schedule": "karras", "regions": BOX, "controls": '[{"net": "n", "image": "i"}]',
     "picture_prompts": '[{"net": "n", "eyes": "e", "image": "i"}]', "extend": "1-2-3-4", "cfg_interval": "0-1",
+    "pag_interval": "0.5-1",
     "skip_interval": "0.1-0.2", "skip_layers": "7+8", "partial": "yes", "fast_decode": "on", "only_masked": "true",
-    "precision": "int8",
+    "precision": "int8", "engine": "openvino",
 }  # fmt: skip
 
 

@@ -201,3 +201,13 @@ def test_a_model_that_computes_otherwise_does_not_paint_a_recipe(model: Model):
     with pytest.raises(BadInput, match=f"the recipe is painted in {other}, and the model is loaded for "):
         small(model, precision=other)
     assert small(model, precision=model.place.precision).precision
+    with pytest.raises(BadInput, match="the recipe is painted by openvino, and the model is loaded for torch"):
+        small(model, engine="openvino")
+
+
+def test_perturbed_attention_is_left_out_at_a_scale_of_0_and_works_without_words(model: Model):
+    for prompt in ("a cat", ""):
+        plain, turned = (small(model, prompt=prompt, pag_scale=scale, pag_interval=(0.0, 1.0)) for scale in (0, 2))
+        assert not torch.equal(paint(model, plain), paint(model, turned))
+        late = turned.but(pag_interval=(0.0, 0.0))  # no step stands there
+        assert torch.equal(paint(model, plain), paint(model, late))

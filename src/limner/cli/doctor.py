@@ -30,7 +30,7 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print it as JSON.")] = False
     import torch
 
     from limner.pipeline import SHIPPED
-    from limner.place import find_place, precisions
+    from limner.place import engines, find_place, precisions
 
     place = find_place()
     facts: dict[str, Any] = {
@@ -42,6 +42,7 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print it as JSON.")] = False
         "devices": ", ".join(_devices()),
         "will use": f"{place.device.type} in {_name(place.dtype)}, because {place.why}",
         "precisions": ", ".join(precisions(place.device.type)),
+        "engines": ", ".join(engines(place.device.type)),
     }
     small = {"layer in int8": _try_int8()} if "int8" in precisions(place.device.type) else {}
     checks = {"layer": _try_layer(place), **small, **{f"model {name}": _check(name) for name in SHIPPED}}

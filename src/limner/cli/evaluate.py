@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from cyclopts import Parameter
 
@@ -15,6 +16,9 @@ from limner.errors import NotSaved
 if TYPE_CHECKING:
     from limner.evaluate.run import Done
     from limner.train.data import Pictures
+
+
+WHILE = 30.0  # seconds without a line, where lines stay
 
 
 def evaluate(
@@ -28,6 +32,9 @@ def evaluate(
     quick: Annotated[bool, Parameter(negative="", help="Fewer pictures: minutes, and wider intervals.")] = False,
     cache: Annotated[Path | None, Parameter(help="Where decoded pictures are kept; ~/.cache/limner.")] = None,
     device: Annotated[str, Parameter(help="Where to paint: auto, or a device that limner doctor lists.")] = "auto",
+    engine: Annotated[
+        Literal["torch", "openvino"], Parameter(help="What does the denoiser's arithmetic: torch or openvino.")
+    ] = "torch",
 ) -> None:
     """Measure a model beside real pictures and simple baselines.
 
@@ -42,7 +49,7 @@ def evaluate(
     from limner.place import Device, find_place
 
     plan = Plan.of(pictures, seed, quick)
-    loaded = load(model, find_place(cast(Device, device)))
+    loaded = load(model, find_place(cast(Device, device)).driven(engine))
     _writable(out)
     shown = read(data, cache or cache_folder(), loaded.family.defaults.size[0])
     for event in run(loaded, shown, plan, model):
@@ -134,9 +141,18 @@ def _show(done: Done) -> None:
         console.print(to_rich(section))
 
 
-def _say(sentence: str, last: bool = False) -> None:
-    """A line that overwrites itself on a terminal; elsewhere only what ends a part is told."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[2K{sentence}", end="\n" if last else "", file=sys.stderr, flush=True)
-    elif last:
-        print(sentence, file=sys.stderr, flush=True)
+class Teller:
+    """Lines that overwrite themselves on a terminal; elsewhere what ends a part is told, and one in a while."""
+
+    def __init__(self) -> None:
+        self.said = time.monotonic()
+
+    def __call__(self, sentence: str, last: bool = False) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[2K{sentence}", end="\n" if last else "", file=sys.stderr, flush=True)
+        elif last or time.monotonic() - self.said > WHILE:
+            self.said = time.monotonic()
+            print(sentence, file=sys.stderr, flush=True)
+
+
+_say = Teller()

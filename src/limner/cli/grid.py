@@ -98,4 +98,5 @@ def _blank(recipe: Recipe) -> Image.Image:
 
 def _loads(recipe: Any) -> tuple[Any, ...]:
     """What of a recipe another model would be loaded for."""
-    return recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings, recipe.precision
+    named = recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings
+    return *named, recipe.precision, recipe.engine

@@ -61,6 +61,12 @@ class Wishes:
     cfg_rescale: Annotated[
         Real, flag("How much of guidance's contrast to undo, 0 to 1.", "--cfg-rescale", "--guidance-rescale")
     ] = None
+    pag_scale: Annotated[
+        Real, flag("How hard to turn away from what attention makes when it is perturbed; 0: not.", "--pag-scale")
+    ] = None
+    pag_interval: Annotated[
+        tuple[float, float] | None, flag("Do so at the times between these two, 0 to 1.", "--pag-interval")
+    ] = None
     sampler: Annotated[Text, flag("One of `limner samplers`.", "--sampler", "--sampling-method")] = None
     schedule: Annotated[Text, flag("One of `limner samplers`.", "--scheduler", "--schedule")] = None
     syntax: Annotated[Text, flag("How weights in prompts are read: a1111, comfy or plain.", "--syntax")] = None
@@ -116,6 +122,7 @@ class Wishes:
         Text,
         flag("fp32, bf16, fp16 or int8; without it, the type of numbers that the machine is fast in.", "--precision"),
     ] = None
+    engine: Annotated[Text, flag("torch or openvino: what does the denoiser's arithmetic.", "--engine")] = None
     best_of: Annotated[Number, flag("Try so many seeds for each picture, keep the best.", "--best-of")] = None
     best_after: Annotated[
         Real, flag("Compare them after this share of the steps, finish the best alone; 1: finish all.", "--best-after")

@@ -42,9 +42,10 @@ def show(
 def _facts(receipt: Receipt) -> list[tuple[str, str]]:
     r = receipt.recipe
     guidance = f"{r.cfg_scale:g} from t = {r.cfg_interval[0]:g} to {r.cfg_interval[1]:g}"
+    attention = f"{r.pag_scale:g} from t = {r.pag_interval[0]:g} to {r.pag_interval[1]:g}"
     weights = ", ".join(f"{Path(name).stem} {digest[:8]}" for name, digest in sorted(receipt.weights.items()))
     told = {"version", "task", "prompt", "negative", "style", "seed", "best_of", "width", "height", "steps", "sampler"}
-    told |= {"schedule", "cfg_scale", "cfg_interval", "cfg_rescale", "model"}
+    told |= {"schedule", "cfg_scale", "cfg_interval", "cfg_rescale", "pag_scale", "pag_interval", "model"}
     others = {name: value for name, value in r.model_dump(exclude_defaults=True).items() if name not in told}
     return [
         ("prompt", r.prompt or "none"),
@@ -55,6 +56,7 @@ def _facts(receipt: Receipt) -> list[tuple[str, str]]:
         ("size", f"{r.width}x{r.height}"),
         ("steps", f"{r.steps}, {r.sampler}, {r.schedule}"),
         ("guidance", guidance + (f", rescaled by {r.cfg_rescale:g}" if r.cfg_rescale else "")),
+        *([("perturbed-attention guidance", attention)] if r.pag_scale else []),
         ("model", r.model),
         *((name.replace("_", " "), _said(value)) for name, value in others.items()),
         ("weights", weights),

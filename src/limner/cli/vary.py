@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # of the recipe of a picture that is varied as it is: what painted it, and what was said
 WORDS = (
-    "model", "parts", "partial", "prediction", "embeddings", "precision", "prompt", "negative", "style", "syntax",
-    "clip_skip",
+    "model", "parts", "partial", "prediction", "embeddings", "precision", "engine", "prompt", "negative", "style",
+    "syntax", "clip_skip",
 )  # fmt: skip
 
 

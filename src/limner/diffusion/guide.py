@@ -15,6 +15,15 @@ Interval = tuple[float, float]  # low <= t <= high
 
 
 @dataclass(frozen=True)
+class Worse:
+    """The positive by a network that is made worse, from which the estimate turns away where the interval holds."""
+
+    denoiser: Denoiser
+    scale: float
+    interval: Interval = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Guided:
     """A guided denoiser that can be asked for the unguided estimate too, as the samplers of CFG++ must."""
 
@@ -23,9 +32,7 @@ class Guided:
     scale: float
     interval: Interval = (0.0, 1.0)
     rescale: float = 0.0
-    skipped: Denoiser | None = None  # the positive with some layers left out
-    skip_scale: float = 0.0
-    skip_interval: Interval = (0.0, 1.0)
+    worse: tuple[Worse, ...] = ()
     memory: Memory | None = None  # of the difference that the negative makes; None: it is asked at every step
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
@@ -46,8 +53,9 @@ class Guided:
             away = toward - self.memory(x, t, lambda: toward - self.negative(x, t))
         toward = toward + rest * away if rest else toward
         x0 = away + self.scale * (toward - away) if guide else toward
-        if self.skipped is not None and _within(self.skip_interval, t):
-            x0 = x0 + self.skip_scale * (toward - self.skipped(x, t))
+        for worse in self.worse:
+            if _within(worse.interval, t):
+                x0 = x0 + worse.scale * (toward - worse.denoiser(x, t))
         if self.rescale and guide:
             every = tuple(range(1, x.ndim))
             ratio = toward.std(every, keepdim=True) / x0.std(every, keepdim=True).clamp(min=1e-6)
@@ -95,7 +103,15 @@ def skip_layer(inner: Guided, skipped: Denoiser, scale: float, interval: Interva
 
     Stability's SD3.5 reference; Hyung et al. 2024, arXiv 2411.18664.
     """
-    return replace(inner, skipped=skipped, skip_scale=scale, skip_interval=interval)
+    return replace(inner, worse=(*inner.worse, Worse(skipped, scale, interval)))
+
+
+def perturbed(inner: Guided, alone: Denoiser, scale: float, interval: Interval = (0.0, 1.0)) -> Guided:
+    """Guidance away from the network whose attention sees each place alone: x0 + scale (positive - alone).
+
+    Perturbed-attention guidance (Ahn et al. 2024, arXiv 2403.17377, equation 16). A scale of 0 is none.
+    """
+    return replace(inner, worse=(*inner.worse, Worse(alone, scale, interval))) if scale else inner
 
 
 def instructed(positive: Denoiser, negative: Denoiser, blank: Denoiser, scale: float, image_scale: float) -> Denoiser:

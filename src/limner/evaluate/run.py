@@ -72,20 +72,22 @@ def recipe_of(model: Model, name: str) -> Recipe:
     d = model.family.defaults
     width, height = d.size
     return Recipe(model=name, width=width, height=height, steps=d.steps, sampler=d.sampler, schedule=d.schedule,
-                  cfg_scale=d.cfg_scale, cfg_interval=d.cfg_interval)  # fmt: skip
+                  cfg_scale=d.cfg_scale, cfg_interval=d.cfg_interval, pag_scale=d.pag_scale,
+                  pag_interval=d.pag_interval)  # fmt: skip
 
 
 def facts(bench: Bench, name: str) -> dict[str, str]:
-    r, kinds = bench.recipe, bench.kinds
+    r, kinds, place = bench.recipe, bench.kinds, bench.model.place
     counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in ("train", "pair", "concept", "val"))
     weights = ", ".join(f"{file} {digest[:12]}" for file, digest in sorted(bench.model.digests.items()))
     return {
         "model": f"{name} ({bench.model.family.name}; SHA-256 {weights})" if weights else name,
         "data": f"{len(bench.pictures):,} pictures ({counts}; SHA-256 {bench.pictures.digest[:12]})",
         "painting": f"{r.width}x{r.height}, {r.steps} steps of {r.sampler} ({r.schedule}), guidance {r.cfg_scale} for "
-        f"{r.cfg_interval[0]} <= t <= {r.cfg_interval[1]}, no reranking",
+        f"{r.cfg_interval[0]} <= t <= {r.cfg_interval[1]}, perturbed-attention guidance {r.pag_scale} for "
+        f"{r.pag_interval[0]} <= t <= {r.pag_interval[1]}, no reranking",
         "plan": ", ".join(f"{key} {value}" for key, value in asdict(bench.plan).items()),
-        "numbers": f"{bench.model.place.device.type}, products in {bench.model.place.dtype}",
+        "numbers": f"{place.device.type}, products in {place.dtype}, the denoiser by {place.engine}",
         "limner": f"{__version__}, torch {torch.__version__}",
     }
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limner.diffusion.guide import guided
+from limner.diffusion.guide import guided, perturbed
 from limner.diffusion.samplers import SAMPLERS
 from limner.diffusion.times import times
 from limner.errors import BadInput
@@ -145,10 +145,12 @@ def paint_batch(model: Model, recipes: Sequence[Recipe]) -> Tensor:
         raise BadInput("recipes painted in one batch may differ in prompt, style and seed only")
     noise = Streams([r.seed for r in recipes])
     x = noise(len(recipes), *model.latent_shape(first.height, first.width)).to(model.place.device)
-    positive = model.denoiser(model.encode([r.prompt for r in recipes], [r.style for r in recipes]))
+    cond = model.encode([r.prompt for r in recipes], [r.style for r in recipes])
+    positive, alone = model.denoiser(cond), model.denoiser(cond, perturbed=True)
     negative = model.denoiser(model.encode([first.negative]))
     told = first.negative or any(r.prompt or r.style for r in recipes)
     denoiser = guided(positive, negative, first.cfg_scale if told else 1.0, first.cfg_interval, first.cfg_rescale)
+    denoiser = perturbed(denoiser, alone, first.pag_scale, first.pag_interval)
     stations = times(first.steps, first.schedule, model.path)
     *_, last = SAMPLERS[first.sampler](denoiser, model.path, x, stations, noise)
     return model.to_image(last.x)

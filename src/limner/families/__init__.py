@@ -62,6 +62,8 @@ class Defaults:
     schedule: str
     cfg_scale: float
     cfg_interval: tuple[float, float] = (0.0, 1.0)
+    pag_scale: float = 0.0
+    pag_interval: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)

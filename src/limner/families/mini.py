@@ -34,6 +34,8 @@ NETS = {
 }
 KINDS.extend((NETS["autoencoder"], NETS["denoiser"], NETS["text"], EYE))
 
+DEFAULTS = Defaults((128, 128), 24, "euler_ancestral", "uniform", cfg_scale=5.0, cfg_interval=(0.1, 1.0),
+                    pag_scale=1.5, pag_interval=(0.7, 1.0))  # fmt: skip
 MINI = Family(
     name="mini",
     nets=NETS,
@@ -42,7 +44,7 @@ MINI = Family(
     path=Straight(prediction="x0"),
     latent=LatentSpec(channels=8, factor=8, multiple=16, pixels=4),
     sizes=(64, 512),
-    defaults=Defaults((128, 128), 24, "euler_ancestral", "uniform", cfg_scale=5.0, cfg_interval=(0.1, 1.0)),
+    defaults=DEFAULTS,
     claims=lambda kind, _: "base" if kind.name == "mini transformer" else None,
     pieces=64,
     styles=("noto", "emojione", "blob", "firefox", "fluent", "flat", "silhouette", "pixel art"),

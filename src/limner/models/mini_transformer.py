@@ -71,8 +71,17 @@ class Block(nn.Module):
                 self.skip.weight.zero_().diagonal().fill_(1)  # [I, 0]; torch.eye on meta imports the compiler
 
     def forward(
-        self, x: Tensor, kept: Tensor | None, mod: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, h: int, w: int
+        self,
+        x: Tensor,
+        kept: Tensor | None,
+        mod: Tensor,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor,
+        h: int,
+        w: int,
+        alone: bool = False,
     ) -> Tensor:
+        """alone: each token attends to itself and to no other."""
         if self.skip is not None and kept is not None:
             x = self.skip(torch.cat([x, kept], dim=-1))  # B T+L D
         shift1, scale1, gate1, shift2, scale2, gate2 = (
@@ -80,8 +89,10 @@ class Block(nn.Module):
         )  # B 1 D each
         y = F.layer_norm(x, x.shape[-1:]) * (1 + scale1) + shift1
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(y).chunk(3, dim=-1))  # B K T+L E
-        q, k = self._turned(self.q_norm(q), turn), self._turned(self.k_norm(k), turn)
-        x = x + gate1 * self.out(join_heads(attend(q.to(v.dtype), k.to(v.dtype), v, mask)))
+        if not alone:
+            q, k = self._turned(self.q_norm(q), turn), self._turned(self.k_norm(k), turn)
+            v = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
+        x = x + gate1 * self.out(join_heads(v))
         y = F.layer_norm(x, x.shape[-1:]) * (1 + scale2) + shift2
         return x + gate2 * self.feed(y, h, w)
 
@@ -113,10 +124,11 @@ class MiniTransformer(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, perturbed: bool = False) -> Tensor:
         """x: B C h w; t: B in [0, 1]; cond: tokens, pooled, mask and style. Gives x0: B C h w, fp32.
 
-        deep: asks all blocks but the first and the last, or carries over what they gave.
+        deep: asks all blocks but the first and the last, or carries over what they gave. perturbed: in the middle half
+        of the blocks each token attends to itself alone, for perturbed-attention guidance.
         """
         if cond.pooled is None or cond.mask is None or cond.style is None:
             raise ValueError("the mini denoiser needs tokens, pooled, mask and style")
@@ -133,19 +145,20 @@ class MiniTransformer(nn.Module):
         mask = torch.cat([torch.ones_like(image[:, :, 0], dtype=torch.bool), cond.mask], dim=1)  # B T+L
         turn = rotary_2d(h, w, self.config.width // self.config.heads, x.device)
         first, *inside, last = self.blocks
-        half = len(inside) // 2
-        outer = first(y, None, mod, turn, mask, h, w)
+        half, depth = len(inside) // 2, self.config.depth
+        alone = [perturbed and depth // 4 <= i < depth - depth // 4 for i in range(depth)]
+        outer = first(y, None, mod, turn, mask, h, w, alone[0])
 
         def inner() -> Tensor:
             y = outer
             kept: list[Tensor] = []
             for i, block in enumerate(inside):
-                y = block(y, kept.pop() if i >= half else None, mod, turn, mask, h, w)
+                y = block(y, kept.pop() if i >= half else None, mod, turn, mask, h, w, alone[i + 1])
                 if i < half:
                     kept.append(y)
             return y
 
-        y = last(deep(inner) if deep else inner(), outer, mod, turn, mask, h, w)
+        y = last(deep(inner) if deep else inner(), outer, mod, turn, mask, h, w, alone[-1])
         shift, scale = self.last(told)[:, None].chunk(2, dim=-1)  # B 1 D each
         y = F.layer_norm(y[:, : h * w], y.shape[-1:]) * (1 + scale) + shift
         y = self.head(y).float().transpose(1, 2).unflatten(2, (h, w))  # B C*p*p h/p w/p

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import torch
@@ -34,6 +34,7 @@ class Told:
     time: Tensor  # B 4D: the time, and for SDXL pooled text and sizes
     words: Tensor  # B L D
     few: int = 1  # self-attention in large pictures sees every few-th row and column of keys and values
+    alone: bool = False  # self-attention sees each place alone
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,13 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
 
-    def forward(self, x: Tensor, context: Tensor, seen: Sequence[Pair] = ()) -> Tensor:
-        """seen: keys and values of picture prompts, attended to beside the context (arXiv 2308.06721, equation 5)."""
+    def forward(self, x: Tensor, context: Tensor, seen: Sequence[Pair] = (), alone: bool = False) -> Tensor:
+        """seen: keys and values of picture prompts, attended to beside the context (arXiv 2308.06721, equation 5).
+
+        alone: each place of x attends to itself and to nothing else.
+        """
+        if alone:
+            return self.to_out(self.to_v(x))
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)  # B T D, B L D, B L D
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         y = attend(q, k, v)  # B K T E
@@ -150,10 +156,12 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(width, context, heads)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: Tensor, words: Tensor, seen: Sequence[Pair] = (), places: Tensor | None = None) -> Tensor:
-        """places: of the T that x attends to in itself; None: all of them."""
+    def forward(
+        self, x: Tensor, words: Tensor, seen: Sequence[Pair] = (), places: Tensor | None = None, alone: bool = False
+    ) -> Tensor:
+        """places: of the T that x attends to in itself; None: all of them. alone: each of the T sees itself."""
         y = self.norm1(x)
-        x = x + self.attn1(y, y if places is None else y[:, places])  # B T D
+        x = x + self.attn1(y, y if places is None else y[:, places], alone=alone)  # B T D
         x = x + self.attn2(self.norm2(x), words, seen)
         return x + self.ff(self.norm3(x))
 
@@ -175,7 +183,7 @@ class SpatialTransformer(nn.Module):
         y = y.flatten(2).transpose(1, 2)  # B T D
         y = self.proj_in(y) if self.linear else y
         for block in self.transformer_blocks:
-            y = block(y, told.words, next(seen), places)
+            y = block(y, told.words, next(seen), places, told.alone)
         y = self.proj_out(y) if self.linear else y
         y = y.transpose(1, 2).unflatten(2, x.shape[2:])  # B D h w
         return x + (y if self.linear else self.proj_out(y))
@@ -318,12 +326,15 @@ class Unet(Trunk):
             nn.GroupNorm(config.groups, channels), nn.SiLU(), nn.Conv2d(channels, config.out, 3, padding=1)
         )
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, few: int = 1) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, few: int = 1, perturbed: bool = False
+    ) -> Tensor:
         """x: B C h w; t: B, stations 0 .. 999; cond: tokens, and for SDXL pooled and sizes. Gives B C h w, fp32.
 
         cond.image, B C' h w, is laid beside x: a mask and a masked picture, a picture to edit, a depth map.
         cond.control joins what is kept, cond.hints what each level ends with, cond.seen every attention to the words.
-        deep: asks all but the outer steps, or carries over what they gave. few: see `Told`.
+        deep: asks all but the outer steps, or carries over what they gave. few: see `Told`. perturbed: in the middle,
+        self-attention sees each place alone, for perturbed-attention guidance.
         """
         told = Told(self.told(t, cond), cond.tokens, few)
         first, inside, last = self._seen(cond.seen)
@@ -335,7 +346,7 @@ class Unet(Trunk):
 
         def inner() -> Tensor:
             low = self.descend(kept[-1], told, inside, range(EDGE, len(self.input_blocks)), joins)
-            y = self.middle(low[-1], told, inside, cond.hints)
+            y = self.middle(low[-1], replace(told, alone=perturbed), inside, cond.hints)
             if cond.control:
                 y = y + cond.control[-1]
             return self.ascend(y, [*kept, *low], told, inside, self.output_blocks[:-EDGE], cond.control)

@@ -17,7 +17,7 @@ from limner.diffusion.times import SCHEDULES
 from limner.errors import LimnerError
 from limner.families.recognise import Checkpoint, recognise
 from limner.pipeline import SHIPPED, find_model
-from limner.place import Place, precisions
+from limner.place import Place, engines, precisions
 from limner.provenance.metadata import MADE, PARTLY
 from limner.recipe import EFFORTS, VERSION
 from limner.registry import Registry
@@ -50,6 +50,7 @@ def capabilities(place: Place, default: str, beside: Mapping[str, Mapping[str, P
         "dtype": str(place.dtype).removeprefix("torch."),
         "efforts": EFFORTS,
         "precisions": precisions(place.device.type),
+        "engines": engines(place.device.type),
         "keep": place.keep,
         "threads": torch.get_num_threads(),
         **({"memory": place.memory} if place.memory else {}),
@@ -127,5 +128,7 @@ def _facts(name: str, found: Checkpoint) -> dict[str, Any]:
             "schedule": likes.schedule,
             "cfg_scale": likes.cfg_scale,
             "cfg_interval": list(likes.cfg_interval),
+            "pag_scale": likes.pag_scale,
+            "pag_interval": list(likes.pag_interval),
         },
     }

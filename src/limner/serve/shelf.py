@@ -53,7 +53,8 @@ class Shelf:
 
 
 def model_key(recipe: Recipe) -> object:
-    return (recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings, recipe.precision)
+    named = recipe.model, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings
+    return (*named, recipe.precision, recipe.engine)
 
 
 def tidy() -> None:

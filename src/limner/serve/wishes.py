@@ -30,7 +30,7 @@ class Wishes(Recipe):
 
     model_config = ConfigDict(title="Recipe")
 
-    version: Literal[1, 2, 3, 4, 5] = 5  # type: ignore[assignment]  # each only has more fields than the one before
+    version: Literal[1, 2, 3, 4, 5, 6] = 6  # type: ignore[assignment]  # each only has more fields than the one before
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1  # -1: any; the server draws it
     effort: Annotated[Any, WithJsonSchema({"enum": [*EFFORTS], "description": EFFORT})] = "exact"
 

@@ -48,6 +48,11 @@ def afforded(model: Model, recipes: Sequence[Recipe]) -> Model:
     kept = model.place.keep
     if needs[kept] <= there:
         return model
+    if model.place.engine != "torch":
+        raise BadInput(
+            f"this needs about {gb(needs[kept])} and {gb(there)} are free; {model.place.engine} holds the denoiser "
+            "twice: `--engine torch` needs less"
+        )
     fit = [keep for keep in get_args(Keep) if needs[keep] <= there]
     if fit and model.adapts:
         return model.keeping(cast(Keep, fit[0]))

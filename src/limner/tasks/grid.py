@@ -40,7 +40,7 @@ SEVERAL = {  # a word that says several fields at once
     "effort": tuple({field: None for fields in EFFORTS.values() for field in fields}),
 }
 COSTLY = (  # what takes longest to change comes first, and varies slowest
-    ("model", "parts", "partial", "prediction", "embeddings", "refiner", "precision"),
+    ("model", "parts", "partial", "prediction", "embeddings", "refiner", "precision", "engine"),
     ("controls", "picture_prompts", "upscaler", "fast_decode", "best_of"),
     ("size", "width", "height", "steps", "sampler", "schedule"),
 )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.control import steering
-from limner.diffusion.guide import composed, instructed, skip_layer, staged
+from limner.diffusion.guide import composed, instructed, perturbed, skip_layer, staged
 from limner.diffusion.thrift import Memory, Thrift
 from limner.diffusion.wrap import Window, regional, rolled, tiled, windows
 from limner.errors import BadInput
@@ -167,13 +167,13 @@ def _guided(
     controls = [each.fitted(*size) for each in beside.controls]
     steer = steering([each if window is None else each.at(window) for each in controls]) if controls else None
 
-    def speak(said: Said, image: Tensor | None = image, skip: tuple[int, ...] = ()) -> Denoiser:
+    def speak(said: Said, image: Tensor | None = image, skip: tuple[int, ...] = (), alone: bool = False) -> Denoiser:
         stages = []
         for until, cond in said.stages:
             told = None if inside is None else inside.expand(len(cond))
             laid = None if image is None else image.expand(len(cond), -1, -1, -1)
             cond = replace(cond, image=laid, guidance=told)
-            denoiser = model.denoiser(cond, skip, steer, deep, recipe.few_keys)
+            denoiser = model.denoiser(cond, skip, steer, deep, recipe.few_keys, alone)
             stages.append((stations[round(until * recipe.steps)], denoiser))
         return staged(stages) if len(stages) > 1 else stages[0][1]
 
@@ -189,4 +189,6 @@ def _guided(
         early, late = (stations[round(share * recipe.steps)] for share in recipe.skip_interval)
         skipped = speak(talk.wanted[0], skip=recipe.skip_layers)
         found = skip_layer(found, skipped, recipe.skip_scale, (late, early))
+    if recipe.pag_scale:
+        found = perturbed(found, speak(talk.wanted[0], alone=True), recipe.pag_scale, recipe.pag_interval)
     return found

@@ -42,6 +42,7 @@ def begin(model: Model, /, **wishes: Any) -> Recipe:
     wishes["task"] = TASKS.name(wishes.get("task", "paint"))
     likes = {"steps": ours.steps, "sampler": ours.sampler, "schedule": ours.schedule}
     likes |= {"cfg_scale": ours.cfg_scale, "cfg_interval": ours.cfg_interval}
+    likes |= {"pag_scale": ours.pag_scale, "pag_interval": ours.pag_interval}
     likes["syntax"] = "a1111" if model.family.towers else "plain"
     if Recipe.of(likes | wishes).best_of > 1:  # what is not even a recipe is told first
         likes["best_after"] = EARLY
@@ -56,10 +57,17 @@ def begin(model: Model, /, **wishes: Any) -> Recipe:
         tile_of(model, recipe)
     if recipe.few_keys > 1 and not model.convolves:
         raise BadInput(f"few_keys thins out the attention of UNets; {model.family.name} has another denoiser")
+    if recipe.pag_scale and not model.perturbs:
+        raise BadInput(
+            f"pag_scale makes attention worse to turn away from it, which {model.family.name} does not know; it knows "
+            "skip_layers"
+        )
     if recipe.precision not in ("", model.place.precision):
         raise BadInput(
             f"the recipe is painted in {recipe.precision}, and the model is loaded for {model.place.precision}"
         )
+    if recipe.engine not in ("", model.place.engine):
+        raise BadInput(f"the recipe is painted by {recipe.engine}, and the model is loaded for {model.place.engine}")
     if recipe.fast_decode:
         model.tiny  # noqa: B018  refuses where there is none
     if recipe.best_of > 1:

@@ -92,7 +92,7 @@ def affordable(width: float, height: float, why: str) -> None:
 
 def load_for(recipe: Recipe, place: Place) -> Model:
     """The model of a recipe, with the files that join it, computing as it says on a place."""
-    place = place.precisely(recipe.precision)
+    place = place.precisely(recipe.precision).driven(recipe.engine)
     return load(recipe.model, place, recipe.parts, recipe.partial, recipe.prediction, recipe.embeddings)
 
 

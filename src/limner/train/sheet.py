@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limner.diffusion.guide import guided
+from limner.diffusion.guide import guided, perturbed
 from limner.diffusion.samplers import SAMPLERS
 from limner.diffusion.times import times
 from limner.models.mini_autoencoder import MiniAutoencoder
@@ -35,10 +35,11 @@ def samples(model: Model) -> Image.Image:
     empty = model.denoiser(model.encode([""]))
     rows = []
     for prompt in PROMPTS:
-        positive = model.denoiser(model.encode([prompt] * len(styles), styles))
+        cond = model.encode([prompt] * len(styles), styles)
         noise = Noise(0)
         x = noise(len(styles), *model.latent_shape(*d.size[::-1])).to(model.place.device)
-        denoiser = guided(positive, empty, d.cfg_scale, d.cfg_interval)
+        denoiser = guided(model.denoiser(cond), empty, d.cfg_scale, d.cfg_interval)
+        denoiser = perturbed(denoiser, model.denoiser(cond, perturbed=True), d.pag_scale, d.pag_interval)
         *_, last = SAMPLERS[d.sampler](denoiser, model.path, x, times(d.steps, d.schedule, model.path), noise)
         rows.append(model.to_image(last.x))
     return tiled(rows)

@@ -10,8 +10,8 @@ const NUMBERS = ["steps", "cfg_scale"];
 const HINTS = { sampler: "The way from noise to picture.", schedule: "Where the steps are spent." };
 const CHANGE = { edit: 0.6, inpaint: 1, outpaint: 1, upscale: 0.3 };  // how much each task changes, where nobody says
 const OURS = new Set(["task", "prompt", "negative", "model", "style", "seed", "width", "height", "steps", "sampler", "schedule",
-  "cfg_scale", "best_of", "hires", "seamless", "image", "mask", "strength", "feather", "extend", "scale", "effort", "precision"]);
-const CHOICES = ["model", "style", "negative", "sampler", "schedule", "effort", "precision"];
+  "cfg_scale", "best_of", "hires", "seamless", "image", "mask", "strength", "feather", "extend", "scale", "effort", "precision", "engine"]);
+const CHOICES = ["model", "style", "negative", "sampler", "schedule", "effort", "precision", "engine"];
 const KEEP = "limner.form";
 const NARROW = 860;  // pixels, as in style.css: the easel is below the form
 const MOST = 9;  // pictures that the easel shows
@@ -82,6 +82,7 @@ function offer() {
   }
   options($("effort"), Object.keys(known.capabilities.efforts ?? {}).map((word) => [word === "exact" ? "" : word, capital(word)]));
   options($("precision"), [["", "Automatic"], ...(known.capabilities.precisions ?? []).map((each) => [each, each])]);
+  options($("engine"), [["", "Automatic"], ...(known.capabilities.engines ?? []).map((each) => [each, each])]);
   for (const id of NUMBERS) $(id).placeholder = likes[id] ?? "";
   $("size").replaceChildren(...sizes(model).map(([w, ht, label]) => option(`${w}x${ht}`, label)), option("", "Other\u2026"));
   const grain = model.multiple ?? 16;
@@ -273,7 +274,7 @@ export function setMask(mask) {
 }
 
 function keep() {
-  const ids = ["prompt", "negative", "seed", "style", "model", "size", "width", "height", "count", "sampler", "schedule", "best_of", "hires", "effort", "precision",
+  const ids = ["prompt", "negative", "seed", "style", "model", "size", "width", "height", "count", "sampler", "schedule", "best_of", "hires", "effort", "precision", "engine",
     ...NUMBERS];
   localStorage.setItem(KEEP, JSON.stringify(Object.fromEntries(ids.map((id) => [id, $(id).value]))));
 }

@@ -122,7 +122,9 @@ export function story(recipe, i, n, t) {
 function guidance(recipe) {
   const scale = recipe.cfg_scale ?? "the model's own";
   const between = recipe.cfg_interval ? ` It works while the clock stands between ${recipe.cfg_interval[1]} and ${recipe.cfg_interval[0]}; the band in the plot shows where.` : "";
-  return `At each step the network guesses twice: once with your words, once without. The difference is what the words change. Guidance walks ${scale} times that difference, so that the picture follows the words more than chance would.${between} At 1 the words are followed freely: more varied, less exact.`;
+  const [low, high] = recipe.pag_interval ?? [0, 1];
+  const alone = recipe.pag_scale ? ` While the clock stands between ${high} and ${low} it guesses once more, as if each part of the picture could not see the others. The picture is moved away from that guess, too: it gets a form that holds together.` : "";
+  return `At each step the network guesses twice: once with your words, once without. The difference is what the words change. Guidance walks ${scale} times that difference, so that the picture follows the words more than chance would.${between} At 1 the words are followed freely: more varied, less exact.${alone}`;
 }
 
 /** The schedule: how noisy the picture is after each step; the band is where guidance works. */

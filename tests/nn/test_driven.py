@@ -1,0 +1,164 @@
+"""Denoisers driven by OpenVINO: they answer as the network inside, for every form of what is told, and keep graphs."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import tiny_net
+from torch import Tensor, nn
+
+from limner.models.mini_transformer import MiniTransformer, MiniTransformerConfig
+from limner.nn import driven
+from limner.nn.driven import Driven, filled, flattened, rebuilt, undriven
+from limner.types import Cond
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
+
+TINY = MiniTransformerConfig(channels=4, width=32, depth=4, heads=2, hidden=48, text=12, styles=3)
+
+
+def mini() -> tuple[nn.Module, Callable[[int, int], tuple[Tensor, Tensor, Cond]]]:
+    torch.manual_seed(0)
+    net = MiniTransformer(TINY)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+
+    def case(rows: int, words: int) -> tuple[Tensor, Tensor, Cond]:
+        rng = torch.Generator().manual_seed(rows + words)
+        mask = torch.arange(words)[None] < torch.arange(1, rows + 1)[:, None]
+        told = Cond(torch.randn(rows, words, 12, generator=rng), torch.randn(rows, 12, generator=rng), mask)
+        told = replace(told, style=torch.arange(rows) % 4)
+        return torch.randn(rows, 4, 8, 6, generator=rng), torch.rand(rows, generator=rng), told
+
+    return net.eval().requires_grad_(False), case
+
+
+def unet() -> tuple[nn.Module, Callable[[int, int], tuple[Tensor, Tensor, Cond]]]:
+    net = tiny_net("sdxl", "denoiser").eval().requires_grad_(False)
+
+    def case(rows: int, words: int) -> tuple[Tensor, Tensor, Cond]:
+        rng = torch.Generator().manual_seed(rows + words)
+        config = net.config
+        told = Cond(torch.randn(rows, words, config.context, generator=rng))
+        sizes = torch.tensor([[512.0, 512, 0, 0, 512, 512]] * rows)
+        told = replace(told, pooled=torch.randn(rows, config.vector - 6 * 256, generator=rng), sizes=sizes)
+        return torch.randn(rows, 4, 8, 8, generator=rng), torch.full((rows,), 500.0), told
+
+    return net, case
+
+
+def mmdit() -> tuple[nn.Module, Callable[[int, int], tuple[Tensor, Tensor, Cond]]]:
+    net = tiny_net("sd35", "denoiser").eval().requires_grad_(False)
+
+    def case(rows: int, words: int) -> tuple[Tensor, Tensor, Cond]:
+        rng = torch.Generator().manual_seed(rows + words)
+        told = Cond(torch.randn(rows, words, net.config.context, generator=rng))
+        told = replace(told, pooled=torch.randn(rows, net.config.pooled, generator=rng))
+        return torch.randn(rows, net.config.channels, 8, 8, generator=rng), torch.full((rows,), 500.0), told
+
+    return net, case
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def once(net: nn.Module, folder: Path | None = None) -> Driven:
+    return Driven(net, torch.float32, lambda: "these", folder)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("made", "wishes"),
+    [(mini, {}), (mini, {"perturbed": True}), (unet, {}), (unet, {"perturbed": True}), (mmdit, {"skip": (1,)})],
+    ids=["mini", "mini perturbed", "unet", "unet perturbed", "mmdit skipping"],
+)
+def test_it_answers_as_the_network(made, wishes):
+    net, case = made()
+    both = once(net)
+    for rows, words in ((1, 5), (2, 5)):
+        told = case(rows, words)
+        assert apart(both(*told, **wishes), net(*told, **wishes)) < 2e-5
+    assert undriven(both) is net and undriven(net) is net
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("made", [mini, unet], ids=["mini", "unet"])
+def test_what_deep_layers_gave_is_carried_over(made):
+    net, case = made()
+    x, t, cond = case(1, 5)
+    cond, both, gave = filled(cond), once(net), []
+
+    def remember(inner: Callable[[], Tensor]) -> Tensor:
+        gave.append(inner())
+        return gave[-1]
+
+    assert apart(both(x, t, cond, deep=remember), net(x, t, cond)) < 2e-5
+    other = x + 0.1
+    want = net(other, t, cond, deep=lambda _: gave[0])
+    assert apart(both(other, t, cond, deep=lambda _: gave[0]), want) < 2e-5
+    assert apart(want, net(other, t, cond)) > 1e-4
+
+
+@torch.inference_mode()
+def test_a_graph_serves_every_number_of_its_form_and_prompts_of_most_lengths(monkeypatch):
+    net, case = mini()
+    traced = []
+    monkeypatch.setattr(driven, "_graph", lambda *told, graph=driven._graph: traced.append(1) or graph(*told))
+    both = once(net)
+    for words in (3, 9, 16):
+        x, t, cond = case(1, words)
+        assert apart(both(x, t, cond), net(x, t, cond)) < 2e-5
+        assert apart(both(x * 2, 1 - t, cond), net(x * 2, 1 - t, cond)) < 2e-5
+    assert len(traced) == 1
+    both(*case(1, 17))
+    assert len(traced) == 2
+
+
+@torch.inference_mode()
+def test_graphs_are_kept_by_their_weights_and_read_again(tmp_path, monkeypatch):
+    net, case = mini()
+    want = once(net, tmp_path / "graphs")(*case(1, 5))
+    (kept,) = (tmp_path / "graphs").iterdir()
+    assert {file.name for file in kept.iterdir()} == {"graph.xml", "graph.bin"}
+    with monkeypatch.context() as patch:
+        patch.setattr(driven, "_graph", None)
+        assert torch.equal(once(net, tmp_path / "graphs")(*case(1, 5)), want)
+    Driven(net, torch.float32, lambda: "others", tmp_path / "graphs")(*case(1, 5))
+    assert len(list((tmp_path / "graphs").iterdir())) == 2
+
+
+@torch.inference_mode()
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path):
+    net, case = mini()
+    (tmp_path / "graphs").write_text("a file")
+    assert once(net, tmp_path / "graphs")(*case(1, 5)).isfinite().all()
+
+
+def test_nothing_is_reported_to_anybody():
+    """Left to itself the package tells a server that it was imported."""
+    code = "import sys; from limner.nn import driven; driven._openvino(); import openvino.frontend.pytorch.ts_decoder; "
+    code += "print(sorted(m for m in sys.modules if 'telemetry' in m and sys.modules[m] and 'tools' not in m))"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "[]"
+
+
+def test_conditions_are_taken_apart_and_laid_together():
+    x = iter(range(100))
+    draw = lambda: torch.full((1, 2, 3), float(next(x)))  # noqa: E731
+    cond = Cond(draw(), mask=torch.ones(1, 2, dtype=torch.bool), control=(draw(), draw()), seen=((draw(), draw()),))
+    tensors, form = flattened(cond)
+    assert len(tensors) == 6 and hash(form) is not None
+    again = Cond(*rebuilt(form, iter(tensors)))
+    assert all(a is b for a, b in zip(flattened(again)[0], tensors, strict=True))
+    assert again.pooled is None and len(again.seen[0]) == 2
+    assert filled(cond).tokens.shape[1] == 16 and filled(replace(cond, mask=None)).tokens is cond.tokens
+    with pytest.raises(TypeError, match="a str holds no tensors"):
+        flattened("x")
