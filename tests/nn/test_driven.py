@@ -123,6 +123,31 @@ def test_a_graph_serves_every_number_of_its_form_and_prompts_of_most_lengths(mon
 
 
 @torch.inference_mode()
+def test_the_graph_that_was_asked_longest_ago_goes(monkeypatch):
+    net, case = mini()
+    monkeypatch.setattr(driven, "MOST", 2)
+    traced = []
+    monkeypatch.setattr(driven, "_graph", lambda *told, graph=driven._graph: traced.append(1) or graph(*told))
+    both = once(net)
+    for rows, made in ((1, 1), (2, 2), (1, 2), (3, 3), (1, 3), (2, 4)):
+        both(*case(rows, 5))
+        assert len(traced) == made
+
+
+@torch.inference_mode()
+def test_the_network_is_traced_in_fp32_whatever_surrounds_it():
+    """Text states may come in bf16; the engine alone decides in what it multiplies."""
+    net, case = mini()
+    x, t, cond = case(1, 5)
+    want = net(x, t, cond)
+    narrow = replace(cond, tokens=cond.tokens.bfloat16(), pooled=cond.pooled.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16):
+            found = Driven(net, dtype, lambda: "these")(x, t, narrow)
+            assert found.dtype == torch.float32 and apart(found, want) < 0.03
+
+
+@torch.inference_mode()
 def test_graphs_are_kept_by_their_weights_and_read_again(tmp_path, monkeypatch):
     net, case = mini()
     want = once(net, tmp_path / "graphs")(*case(1, 5))

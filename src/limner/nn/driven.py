@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from limner.types import Cond, Deep
 
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
 FORMAT = 1  # of the graphs in the folder
+MOST = 8  # graphs that a network holds; the one that was asked longest ago goes
 WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a graph
 Form = Any  # nested: None, (shape, type), or a tuple of these
 
@@ -64,6 +66,11 @@ def filled(cond: Cond) -> Cond:
     return replace(cond, tokens=tokens, mask=F.pad(cond.mask, (0, more), value=False))
 
 
+def wide(value: Tensor) -> Tensor:
+    """In fp32 where it is a narrower float."""
+    return value.float() if value.is_floating_point() else value
+
+
 class _Told(nn.Module):
     """A network as a function of tensors alone, which is what can be traced."""
 
@@ -100,7 +107,7 @@ class Driven(nn.Module):
         super().__init__()
         self.net, self.config = net, getattr(net, "config", None)
         self._dtype, self._digest, self._folder = dtype, digest, folder
-        self._graphs: dict[str, Any] = {}
+        self._graphs: OrderedDict[str, Any] = OrderedDict()
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, **wishes: Any) -> Tensor:
         cond = filled(cond)
@@ -120,11 +127,14 @@ class Driven(nn.Module):
         self, part: Part, x: Tensor, t: Tensor, cond: Cond, wishes: Mapping[str, Any], *more: Tensor
     ) -> list[Tensor]:
         told, form = flattened(cond)
-        tensors = [x, t, *told, *more]
+        tensors = [wide(value).contiguous() for value in (x, t, *told, *more)]
         key = json.dumps([part, sorted(wishes.items()), form, flattened((x, t, *more))[1]], default=str)
         if key not in self._graphs:
+            while len(self._graphs) >= MOST:
+                self._graphs.popitem(last=False)
             self._graphs[key] = self._compiled(key, _Told(self.net, form, wishes, part), tensors)
-        answers = self._graphs[key]([value.contiguous().numpy() for value in tensors], share_inputs=True)
+        self._graphs.move_to_end(key)
+        answers = self._graphs[key]([value.numpy() for value in tensors], share_inputs=True)
         return [torch.from_numpy(answer) for answer in answers.values()]
 
     def _compiled(self, key: str, told: nn.Module, tensors: list[Tensor]) -> Any:
@@ -153,7 +163,8 @@ def _graph(told: nn.Module, tensors: list[Tensor]) -> Any:
     from openvino.frontend import FrontEndManager  # type: ignore[import-untyped]
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # type: ignore[import-untyped]
 
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+    plain = torch.autocast("cpu", enabled=False)  # the engine rounds where it is told to, and nobody before it
+    with torch.inference_mode(False), torch.no_grad(), plain, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, that shapes become constants: that is meant
         example = tuple(value.clone() for value in tensors)
         traced = torch.jit.trace(told.eval(), example, check_trace=False, strict=False)
