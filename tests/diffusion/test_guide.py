@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from limner.diffusion.guide import Guided, composed, guided, perturbed, skip_layer, staged
+from limner.diffusion.guide import Guided, composed, guided, mixed, perturbed, skip_layer, staged
 from limner.errors import BadInput
 
 
@@ -118,6 +118,17 @@ def test_perturbed_attention_pulls_away_within_its_interval_and_beside_skipped_l
     assert perturbed(inner, never, 0.0) is inner
     both = skip_layer(got, always(skipped), 2.8)(x, 0.9)
     torch.testing.assert_close(both, got(x, 0.9) + 2.8 * (toward - skipped), rtol=0, atol=1e-13)
+
+
+def test_composed_prompts_turn_away_from_all_of_their_worse_estimates(estimates):
+    """Whatever share of itself the mixture leaves to the negative."""
+    x, first, away = estimates
+    second, alone = first.flip(-1), first.roll(1, 0)
+    inner = composed([(always(first), 0.7), (always(second), -0.4)], always(away), 5.0)
+    worse = mixed([(always(alone), 0.7), (always(alone.flip(-1)), -0.4)])
+    got = perturbed(inner, worse, 2.0)(x, 0.5)
+    want = inner(x, 0.5) + 2.0 * (0.7 * (first - alone) - 0.4 * (second - alone.flip(-1)))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
 
 
 def test_perturbed_attention_needs_no_negative(estimates):

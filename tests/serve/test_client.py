@@ -170,8 +170,8 @@ def test_the_whole_path_from_an_order_to_a_file_with_its_recipe_and_mark(real_se
         receipt = read_receipt(first, "the answer")
         assert receipt.recipe.prompt == "a red apple" and receipt.recipe.seed == 5 and receipt.weights
         assert is_marked(first) and first.info["parameters"].startswith("a red apple\nSteps: 2")
-        again = client.paint(**(receipt.recipe.model_dump(exclude_defaults=True) | {"count": 1}))[0]
-        assert again.tobytes() == first.tobytes()
+        again = client.paint(**(receipt.recipe.model_dump(exclude_defaults=True) | {"count": 2}))[0]
+        assert again.tobytes() == first.tobytes()  # of two again: alone, some processors round otherwise
         begun = time.monotonic()
         edited = client.paint("a cat", task="edit", image=first, strength=0.5, steps=2, seed=1)[0]
         assert edited.size == (64, 64)

@@ -416,7 +416,7 @@ def test_capabilities_tell_models_samplers_and_that_nothing_is_checked(bench: Be
     assert set(models) == {bench.model, "mini"} and able["default"] == bench.model
     assert models["mini"]["defaults"] == {
         "width": 128, "height": 128, "steps": 24, "sampler": "euler_ancestral", "schedule": "uniform",
-        "cfg_scale": 5.0, "cfg_interval": [0.1, 1.0],
+        "cfg_scale": 5.0, "cfg_interval": [0.1, 1.0], "pag_scale": 1.5, "pag_interval": [0.7, 1.0],
     }  # fmt: skip
     mini = models["mini"]
     assert (mini["sizes"], mini["multiple"], mini["alpha"], "pixel art" in mini["styles"]) == (

@@ -16,7 +16,7 @@ Interval = tuple[float, float]  # low <= t <= high
 
 @dataclass(frozen=True)
 class Worse:
-    """The positive by a network that is made worse, from which the estimate turns away where the interval holds."""
+    """The positives by a network that is made worse, from which the estimate turns away where the interval holds."""
 
     denoiser: Denoiser
     scale: float
@@ -44,7 +44,7 @@ class Guided:
 
     def _estimate(self, x: Tensor, t: float, guide: bool) -> tuple[Tensor, Tensor]:
         rest = 1 - sum(weight for _, weight in self.positives)
-        toward = sum((weight * positive(x, t) for positive, weight in self.positives[1:]), self._first(x, t))
+        toward = told = mixed(self.positives)(x, t)
         if not guide and not rest:
             away = toward
         elif self.memory is None:
@@ -55,16 +55,21 @@ class Guided:
         x0 = away + self.scale * (toward - away) if guide else toward
         for worse in self.worse:
             if _within(worse.interval, t):
-                x0 = x0 + worse.scale * (toward - worse.denoiser(x, t))
+                x0 = x0 + worse.scale * (told - worse.denoiser(x, t))
         if self.rescale and guide:
             every = tuple(range(1, x.ndim))
             ratio = toward.std(every, keepdim=True) / x0.std(every, keepdim=True).clamp(min=1e-6)
             x0 = x0 * (1 + self.rescale * (ratio - 1))
         return x0, away if guide else x0
 
-    def _first(self, x: Tensor, t: float) -> Tensor:
-        positive, weight = self.positives[0]
-        return positive(x, t) if weight == 1 else weight * positive(x, t)
+
+def mixed(parts: Sequence[tuple[Denoiser, float]]) -> Denoiser:
+    """What several denoisers estimate, each by its weight."""
+
+    def one(x: Tensor, t: float, denoiser: Denoiser, weight: float) -> Tensor:
+        return denoiser(x, t) if weight == 1 else weight * denoiser(x, t)
+
+    return lambda x, t: sum((one(x, t, *part) for part in parts[1:]), one(x, t, *parts[0]))
 
 
 def guided(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.control import steering
-from limner.diffusion.guide import composed, instructed, perturbed, skip_layer, staged
+from limner.diffusion.guide import composed, instructed, mixed, perturbed, skip_layer, staged
 from limner.diffusion.thrift import Memory, Thrift
 from limner.diffusion.wrap import Window, regional, rolled, tiled, windows
 from limner.errors import BadInput
@@ -187,8 +187,9 @@ def _guided(
     found = replace(found, memory=Memory(guide)) if guide else found
     if recipe.skip_layers:
         early, late = (stations[round(share * recipe.steps)] for share in recipe.skip_interval)
-        skipped = speak(talk.wanted[0], skip=recipe.skip_layers)
+        skipped = mixed([(speak(said, skip=recipe.skip_layers), said.weight) for said in talk.wanted])
         found = skip_layer(found, skipped, recipe.skip_scale, (late, early))
     if recipe.pag_scale:
-        found = perturbed(found, speak(talk.wanted[0], alone=True), recipe.pag_scale, recipe.pag_interval)
+        alone = mixed([(speak(said, alone=True), said.weight) for said in talk.wanted])
+        found = perturbed(found, alone, recipe.pag_scale, recipe.pag_interval)
     return found
