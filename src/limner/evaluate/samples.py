@@ -163,8 +163,11 @@ def paint_many(model: Model, recipes: Sequence[Recipe], batch: int) -> Iterator[
 
 
 def pooled(model: Model, phrases: Sequence[str]) -> Tensor:
-    """The pooled text state of each phrase: N P."""
-    return torch.cat([pool(*model.read(phrases[i : i + 256])) for i in range(0, len(phrases), 256)]).float().cpu()
+    """The pooled text state of each phrase: N P. Each is read once, beside others of its length."""
+    each = sorted(set(phrases), key=lambda phrase: (len(phrase), phrase))
+    states = torch.cat([pool(*model.read(each[i : i + 256])) for i in range(0, len(each), 256)]).float().cpu()
+    where = {phrase: i for i, phrase in enumerate(each)}
+    return states[[where[phrase] for phrase in phrases]]
 
 
 class ByText:
