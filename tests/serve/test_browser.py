@@ -677,7 +677,8 @@ def test_token_is_asked_for_and_pictures_come_with_it(visit: Callable[..., Page]
         ready(page)
         painted(page, "a sealed letter")
         img = page.locator("#pictures img").first
-        assert img.get_attribute("src").startswith("blob:") and img.evaluate("el => el.naturalWidth") == 128
+        expect(img).to_have_attribute("src", re.compile("^blob:"))  # it is fetched with the token, a moment later
+        page.wait_for_function("el => el.naturalWidth == 128", arg=img.element_handle())
         assert page.context.cookies() == [] and token not in page.evaluate("JSON.stringify(localStorage)")
         page.get_by_role("button", name="Not checked for safety").click()
         page.get_by_role("button", name="Forget my token").click()
