@@ -16,7 +16,7 @@ FLOORS: list[set[str]] = [
     {"models", "diffusion", "weights"},
     {"families"},
     {"recipe", "words", "pipeline", "image", "files", "store", "hub", "wildcards", "regions", "enlarge", "control"}
-    | {"looker", "picture_prompt", "film", "board", "seams", "nets", "memory"},
+    | {"looker", "picture_prompt", "film", "board", "seams", "nets", "memory", "denoiser"},
     {"tasks", "train", "evaluate", "intake"},
     {"provenance", "governance", "audit"},
     {"scale", "serve", "client"},

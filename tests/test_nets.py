@@ -152,10 +152,11 @@ def test_in_8_bits_a_picture_is_near_and_the_same_whatever_is_kept(tmp_path: Pat
 @pytest.mark.skipif(not computes_int8(), reason="oneDNN has no products of 8 bits here")
 def test_8_bits_are_counted_before_and_only_the_denoiser_has_them(tiny_checkpoint: Callable[[str], Path]):
     path = str(tiny_checkpoint("sd15"))
-    wide, small = (load(path, where).nets for where in (place("all"), place("all").precisely("int8")))
+    own = find_place("cpu").dtype  # what is not in 8 bits is in the machine's own type
+    wide, small = (load(path, where).nets for where in (place("all", own), place("all").precisely("int8")))
     assert isinstance(wide, Nets) and isinstance(small, Nets)
     assert small.weight("text") == wide.weight("text")
-    assert small.weight("denoiser") < 0.5 * wide.weight("denoiser")
+    assert small.weight("denoiser") < 0.6 * wide.weight("denoiser")
     assert small.layer("denoiser") > small.weight("denoiser") - wide.layer("denoiser")  # what is packed stays
     assert any(isinstance(layer, Int8Conv2d) for layer in small["denoiser"].modules())
     assert not any(isinstance(layer, Int8Linear | Int8Conv2d) for layer in small["autoencoder"].modules())

@@ -78,9 +78,9 @@ def test_an_engine_is_taken_where_it_serves_and_refused_in_words_elsewhere(monke
     assert engines("cpu") == ("torch", "openvino") and engines("cuda") == ("torch",)
     assert own.driven("") == own == own.driven("torch") == own.driven("openvino").driven("torch")
     assert own.driven("openvino") == replace(own, engine="openvino")
+    assert replace(own, int8=True).driven("openvino").precision == "int8"
     for place, why in (
-        (replace(own, int8=True), "on the cpu in fp32 or bf16 here, not on cpu in int8"),
-        (replace(own, dtype=torch.float16), "not on cpu in fp16"),
+        (replace(own, dtype=torch.float16), "on the cpu in fp32, bf16 or int8 here, not on cpu in fp16"),
         (replace(own, device=torch.device("meta")), "not on meta in fp32"),
         (replace(own, keep="layer"), "it does not keep layer at a time"),
     ):

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from limner.nn.driven import Driven
 from limner.nn.int8 import eligible, in_int8
+from limner.nn.packed import packed
 from limner.nn.streamed import copied, streamed
 from limner.place import Place
 from limner.store import home
@@ -52,13 +55,17 @@ class Nets(Mapping[str, nn.Module]):
                 for each in list(self._all.values()):
                     each.drop()
             mine = bare if self._place.keep == "all" else copied(bare)
-            ready = placed(mine, self._place_of(net))
-            if self._place.engine == "openvino" and net == "denoiser":
-                files = self._files.get(net, ())
-                folder = home() / "graphs" if files else None
-                ready = Driven(ready, self._place.dtype, lambda: " ".join(map(sha256, files)), folder)
+            driven = self._place.engine == "openvino" and net == "denoiser"
+            ready = self._driven(bare) if driven else placed(mine, self._place_of(net), pack=net == "denoiser")
             self._ready[net] = ready
         return self._ready[net]
+
+    def _driven(self, bare: nn.Module) -> Driven:
+        """The denoiser whose arithmetic another engine does; its own weights stay in their file until it is traced."""
+        files, place, wide = self._files.get("denoiser", ()), self._place, self._place_of("denoiser")
+        digest = lambda: " ".join(map(sha256, files))  # noqa: E731
+        folder = home() / "graphs" if files else None
+        return Driven(bare, place.dtype, digest, folder, place.int8, lambda net: placed(copied(net), wide))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._bare)
@@ -102,7 +109,15 @@ class Nets(Mapping[str, nn.Module]):
     def _place_of(self, net: str) -> Place:
         driven = self._place.engine != "torch" and net == "denoiser"  # the engine rounds for itself
         wide = torch.float32 if net in self._exact or driven else self._place.dtype
-        return replace(self._place, dtype=wide, int8=self._place.int8 and net == "denoiser")
+        return replace(self._place, dtype=wide, int8=self._place.int8 and net == "denoiser" and not driven)
+
+
+class Undrawn(TorchFunctionMode):
+    """Layers draw no first weights: files bring them, and a draw on meta imports torch's compiler, which takes 2 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        told = kwargs or {}
+        return told["tensor"] if func in (init.normal_, init.uniform_, init.kaiming_uniform_) else func(*args, **told)
 
 
 def size(net: nn.Module) -> int:
@@ -130,14 +145,17 @@ def bare(nets: Mapping[str, nn.Module], net: str) -> nn.Module:
     return nets.bare(net) if isinstance(nets, Nets) else nets[net]
 
 
-def placed(net: Net, place: Place) -> Net:
+def placed(net: Net, place: Place, pack: bool = False) -> Net:
     """A network at its place: layer by layer, so that no more than a layer is there twice; or streamed, where it is
     large and the place keeps a layer at a time.
 
-    The pages of what was cast are given back, and read again by who still needs them.
+    The pages of what was cast are given back, and read again by who still needs them. pack: whether what it computes
+    is worth packing its weights for.
     """
     if place.int8:
         in_int8(net, place.dtype, release)
+    if pack and place.packs:
+        packed(net, place.dtype, release)
     if size(net) < LARGE:
         return place.settle(net)  # type: ignore[return-value]
     if place.keep == "layer":

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import init
-from torch.overrides import TorchFunctionMode
 
+from limner.denoiser import Told, rehearse
 from limner.diffusion.path import Discrete, Path
 from limner.diffusion.thrift import Memory, Thrift
 from limner.errors import BadInput, BadWeights, UnknownName
@@ -32,20 +29,22 @@ from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
 from limner.models.unet import Unet
 from limner.models.vae import Vae
-from limner.nets import Nets, bare
-from limner.nn.driven import undriven
+from limner.nets import Nets, Undrawn, bare
+from limner.nn.driven import Driven, undriven
 from limner.nn.periodic import periodic
 from limner.nn.tiles import in_tiles
 from limner.place import Keep, Place, find_place
 from limner.recipe import SHIPPED as SHIPPED
-from limner.store import entries, home, stored
-from limner.types import Cond, Denoiser, Steer
+from limner.store import find_model as find_model
+from limner.store import home
+from limner.types import Cond, Steer
 from limner.weights.io import read_tensors, sha256
 from limner.weights.layout import account
 from limner.words import Reading, Words, read_towers
 
 EXACT = ("text", "eye", "judge")  # of a mini model: small, and read in fp32
 SHARED = 192  # pixels that neighbouring tiles share; mini's decoder sees 104 to a side
+REHEARSED = "a red apple on a wooden table, a house and trees behind it"  # what a network paints to be looked at
 STARTS_FROM = {"edit": "a picture to edit", "depth": "a depth map"}  # variants that words alone do not serve
 
 
@@ -139,7 +138,7 @@ class Model:
         thrift: Thrift | None = None,
         few: int = 1,
         perturbed: bool = False,
-    ) -> Denoiser:
+    ) -> Told:
         """The network and its path as a function (x, t) -> x0; a cond of fewer rows serves x over and over.
 
         skip: blocks of a transformer that are left out, for skip-layer guidance. steer: (x, clock, cond, t) -> cond,
@@ -147,29 +146,30 @@ class Model:
         the others they are carried over. few: a UNet's attention in large pictures sees every few-th row and column.
         perturbed: attention in the middle sees each place alone.
         """
-        held = self._around("denoiser") if self.place.keep == "all" else None  # who holds a network keeps it in memory
+        wishes = {"skip": skip, "few": few if few > 1 else 0, "perturbed": perturbed}
+        wishes = {name: value for name, value in wishes.items() if value}
         memory = Memory(thrift) if thrift else None
-        wishes: dict[str, Any] = ({"skip": skip} if skip else {}) | ({"few": few} if few > 1 else {})
-        wishes |= {"perturbed": True} if perturbed else {}
+        return Told(self._walker, self.place, self.path, cond, steer, memory, wishes)
 
-        @torch.inference_mode()
-        def denoise(x: Tensor, t: float) -> Tensor:
-            x = x.contiguous()  # one layout: in bf16 another one is another product, and another picture
-            every = cond if len(cond) == len(x) else cond.again(len(x) // len(cond))
-            clock = torch.full((len(x),), self.path.clock(t), device=x.device)
-            net = held or self._around("denoiser")
-            with self.place.autocast():
-                size = 1 if self.place.one_by_one else len(x)
-                rows = []
-                for i in range(0, len(x), size):
-                    part, told = x[i : i + size], every.row(i) if size < len(x) else every
-                    told = steer(part, clock[:size], told, t) if steer else told
-                    kept = {"deep": functools.partial(memory, part, t)} if memory else {}
-                    rows.append(net(part, clock[:size], told, **wishes, **kept))
-            answer = torch.cat(rows)
-            return self.path.x0(x, answer.float().contiguous(), t)
+    @cached_property
+    def _walker(self) -> Callable[[], nn.Module]:
+        """The denoiser; who holds a network keeps it in memory, so it is held where all are kept."""
+        if self.place.keep != "all":
+            return lambda: self._around("denoiser")
+        held = self._around("denoiser")
+        if isinstance(held, Driven):
+            held.rehearse = self._rehearse
+        return lambda: held
 
-        return denoise
+    def _rehearse(self, net: nn.Module) -> None:
+        """Has the network paint a picture, for who wants to see how large the numbers are that it computes with."""
+        cond = self.encode([REHEARSED, ""])
+        shape = self.latent_shape(*reversed(self.defaults.size))
+        grey = torch.full((1, 4, *reversed(self.defaults.size)), 0.5) if self.variant in STARTS_FROM else None
+        beside = self.beside(*shape[1:], grey)
+        image = None if beside is None else beside.expand(len(cond), -1, -1, -1)
+        scale = torch.full((len(cond),), 1.0, device=self.place.device) if self.guidance_inside else None
+        rehearse(Told(lambda: net, self.place, self.path, replace(cond, image=image, guidance=scale)), shape)
 
     @torch.inference_mode()
     def to_latent(self, picture: Tensor) -> Tensor:
@@ -318,22 +318,6 @@ def plain(pieces: Sequence[Any]) -> str:
     return " ".join(piece.text for piece in pieces if hasattr(piece, "text"))
 
 
-def find_model(name: str) -> FilePath:
-    """Where a model's weights are: a name that ships, one that was added, a folder, or a file."""
-    if name in SHIPPED:
-        return FilePath(str(resources.files("limner") / "data" / name))
-    path = FilePath(name).expanduser()
-    if path.exists():
-        return path
-    if added := stored(name):
-        return added
-    if path.suffix or "/" in name:
-        raise BadInput(
-            f"{name} does not exist; a model is a name ({', '.join(SHIPPED)}), a folder or a .safetensors or .gguf file"
-        )
-    raise UnknownName("model", name, (*SHIPPED, *entries()))
-
-
 def load(
     name: str = "mini",
     place: Place | None = None,
@@ -425,14 +409,6 @@ def load_part(file: FilePath, family: Family, net: str) -> nn.Module:
     if part is None:
         raise BadWeights(f"{file} holds no {family.nets[net].name}")
     return build(part).float()
-
-
-class Undrawn(TorchFunctionMode):
-    """Layers draw no first weights: files bring them, and a draw on meta imports torch's compiler, which takes 2 s."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        told = kwargs or {}
-        return told["tensor"] if func in (init.normal_, init.uniform_, init.kaiming_uniform_) else func(*args, **told)
 
 
 def build(part: Part, partial: bool = False, quick: bool | None = None) -> nn.Module:

@@ -7,6 +7,7 @@ import importlib.util
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -64,9 +65,10 @@ class Place:
             return self
         if engine == "torch":
             return replace(self, engine=engine)
-        if self.device.type != "cpu" or self.int8 or self.dtype == torch.float16:
+        if self.device.type != "cpu" or self.dtype == torch.float16:
             raise BadInput(
-                f"{engine} computes on the cpu in fp32 or bf16 here, not on {self.device.type} in {self.precision}"
+                f"{engine} computes on the cpu in fp32, bf16 or int8 here, "
+                f"not on {self.device.type} in {self.precision}"
             )
         if engine not in engines(self.device.type):
             raise BadInput(f"{engine} is not installed: pip install 'limner[{engine}]'")
@@ -81,6 +83,17 @@ class Place:
         Ancestral samplers make a visible difference of that; alone, a picture is the same in every batch.
         """
         return self.device.type == "cpu" and self.dtype != torch.float32
+
+    @property
+    def pairs(self) -> bool:
+        """Whether what is wanted and what is not are asked in one batch where rows are else computed alone."""
+        return self.one_by_one
+
+    @property
+    def packs(self) -> bool:
+        """Whether weights are to lie as oneDNN wants them: in bf16 that pays."""
+        plain = self.device.type == "cpu" and self.engine == "torch" and self.keep != "layer"
+        return plain and self.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
 
     @property
     def memory(self) -> int:
@@ -122,6 +135,15 @@ def computes_int8() -> bool:
 def has_vnni() -> bool:
     """Whether the processor adds four products of 8 bits at once in 32; else it adds pairs of them in 16."""
     return torch.cpu._is_vnni_supported()  # no public name for this yet
+
+
+@cache
+def fuses_attention(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's fused attention is faster on this processor than plain products.
+
+    In fp32 it is everywhere; in bf16 where there are AMX tiles.
+    """
+    return dtype == torch.float32 or torch.cpu._is_amx_tile_supported()  # no public name for this yet
 
 
 def precisions(device: str) -> tuple[Precision, ...]:

@@ -12,12 +12,14 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from limner.errors import BadInput, NotSaved, UnknownName
+from limner.recipe import SHIPPED
 from limner.weights.forms import SUFFIXES
 from limner.weights.io import refuse_link, sha256
 
@@ -132,6 +134,22 @@ def stored(name: str) -> Path | None:
     if not NAME.fullmatch(name):
         return None
     return next((path for kind, path in scanned() if name in (path.name, path.stem) and kind == "model"), None)
+
+
+def find_model(name: str) -> Path:
+    """Where a model's weights are: a name that ships, one that was added, a folder, or a file."""
+    if name in SHIPPED:
+        return Path(str(resources.files("limner") / "data" / name))
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if added := stored(name):
+        return added
+    if path.suffix or "/" in name:
+        raise BadInput(
+            f"{name} does not exist; a model is a name ({', '.join(SHIPPED)}), a folder or a .safetensors or .gguf file"
+        )
+    raise UnknownName("model", name, (*SHIPPED, *entries()))
 
 
 def add(path: Path, name: str = "", source: str = "", copy: bool = False, reserved: tuple[str, ...] = ()) -> Entry:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
@@ -58,6 +59,14 @@ class Cond:
         if any(_form(mine[name]) != _form(theirs[name]) for name in mine):
             raise ValueError("conditions with different fields cannot be joined")
         return replace(self, **{name: _joined(mine[name], theirs[name]) for name in mine if mine[name] is not None})
+
+    def filled(self, length: int) -> Cond:
+        """Tokens up to this length, the new ones hidden by the mask, so that they change nothing; none without one."""
+        more = length - self.tokens.shape[1]
+        if more <= 0 or self.mask is None:
+            return self
+        mask = F.pad(self.mask, (0, more), value=False)
+        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, more)), mask=mask)
 
     def __len__(self) -> int:
         return len(self.tokens)

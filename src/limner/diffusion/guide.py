@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -44,14 +45,8 @@ class Guided:
 
     def _estimate(self, x: Tensor, t: float, guide: bool) -> tuple[Tensor, Tensor]:
         rest = 1 - sum(weight for _, weight in self.positives)
-        toward = told = mixed(self.positives)(x, t)
-        if not guide and not rest:
-            away = toward
-        elif self.memory is None:
-            away = self.negative(x, t)
-        else:
-            away = toward - self.memory(x, t, lambda: toward - self.negative(x, t))
-        toward = toward + rest * away if rest else toward
+        told, away = self._both(x, t) if guide or rest else (self._toward(x, t),) * 2
+        toward = told + rest * away if rest else told
         x0 = away + self.scale * (toward - away) if guide else toward
         for worse in self.worse:
             if _within(worse.interval, t):
@@ -61,6 +56,33 @@ class Guided:
             ratio = toward.std(every, keepdim=True) / x0.std(every, keepdim=True).clamp(min=1e-6)
             x0 = x0 * (1 + self.rescale * (ratio - 1))
         return x0, away if guide else x0
+
+    def _both(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """What the positives say, and the negative, or what it said before."""
+        if self.memory is None:
+            return self._at_once(x, t)
+        found: list[Tensor] = []
+
+        def difference() -> Tensor:
+            toward, away = self._at_once(x, t)
+            found.append(toward)
+            return toward - away
+
+        change = self.memory(x, t, difference)
+        toward = found[0] if found else self._toward(x, t)
+        return toward, toward - change
+
+    @cached_property
+    def _toward(self) -> Denoiser:
+        return mixed(self.positives)
+
+    @cached_property
+    def _at_once(self) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]:
+        """Both asked, in one batch where the first knows how to be asked beside the other."""
+        first, weight = self.positives[0]
+        beside = getattr(first, "beside", None) if len(self.positives) == 1 and weight == 1 else None
+        both = beside(self.negative) if beside else None
+        return both or (lambda x, t: (self._toward(x, t), self.negative(x, t)))
 
 
 def mixed(parts: Sequence[tuple[Denoiser, float]]) -> Denoiser:

@@ -128,7 +128,8 @@ class JointBlock(nn.Module):
         )
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(*parts, strict=True))  # B K T+L E
         both = join_heads(attend(q, k, v))  # B T+L D
-        seen, heard = both.split([image.shape[1], words.shape[1]], dim=1)
+        parts = both.split([image.shape[1], words.shape[1]], dim=1)
+        seen, heard = (part.contiguous() for part in parts)  # else a bias may be added to what was rounded before
         return self.x_block(image, seen, mods), self.context_block(words, heard, mods_words)
 
 

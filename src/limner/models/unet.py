@@ -180,12 +180,12 @@ class SpatialTransformer(nn.Module):
         places = thinned(x.shape[2], x.shape[3], told.few).to(x.device) if told.few > 1 else None
         y = self.norm(x)  # B D h w
         y = y if self.linear else self.proj_in(y)
-        y = y.flatten(2).transpose(1, 2)  # B T D
+        y = y.permute(0, 2, 3, 1).flatten(1, 2)  # B T D
         y = self.proj_in(y) if self.linear else y
         for block in self.transformer_blocks:
             y = block(y, told.words, next(seen), places, told.alone)
         y = self.proj_out(y) if self.linear else y
-        y = y.transpose(1, 2).unflatten(2, x.shape[2:])  # B D h w
+        y = y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # B D h w
         return x + (y if self.linear else self.proj_out(y))
 
 

@@ -1,7 +1,8 @@
 """Denoisers whose arithmetic another engine does: OpenVINO, on the CPU, from graphs that are traced off the network.
 
 A graph is made for each form of what the network is told (shapes and wishes) and kept in a folder, so that tracing is
-done once. The network stays what it is: it says what is computed, the engine computes it.
+done once. The network stays what it is: it says what is computed, the engine computes it. In 8 bits the graph is told
+how large the numbers are that its layers read, which a walk beforehand has shown.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import json
 import sys
 import tempfile
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limner.nn.graph8 import Reach, in_8_bits, reach_of
 from limner.types import Cond, Deep
 
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
-FORMAT = 1  # of the graphs in the folder
+FORMAT = 2  # of the graphs in the folder
 MOST = 8  # graphs that a network holds; the one that was asked longest ago goes
 WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a graph
 Form = Any  # nested: None, (shape, type), or a tuple of these
@@ -59,11 +62,7 @@ def rebuilt(form: Form, tensors: Iterator[Tensor]) -> Any:
 
 def filled(cond: Cond) -> Cond:
     """Tokens that a mask can hide filled to a multiple of WORDS with hidden ones, which change nothing."""
-    if cond.mask is None:
-        return cond
-    more = -cond.tokens.shape[1] % WORDS
-    tokens = F.pad(cond.tokens, (0, 0, 0, more))
-    return replace(cond, tokens=tokens, mask=F.pad(cond.mask, (0, more), value=False))
+    return cond.filled(-(-cond.tokens.shape[1] // WORDS) * WORDS)
 
 
 def wide(value: Tensor) -> Tensor:
@@ -98,16 +97,37 @@ class _Told(nn.Module):
 class Driven(nn.Module):
     """A denoiser that is asked as the network inside is, and answers the same but for rounding.
 
-    digest: says which weights these are. folder: where graphs are kept; None keeps none.
+    digest: says which weights these are. folder: where graphs are kept; None keeps none. int8: whether it multiplies
+    in 8 bits; then `rehearse` must have the network walk once, before it is asked. settle: brings the network to its
+    place, in fp32; it is held there while it is traced, and no longer.
     """
 
+    rehearse: Callable[[nn.Module], object] | None = None
+
     def __init__(
-        self, net: nn.Module, dtype: torch.dtype, digest: Callable[[], str], folder: Path | None = None
+        self,
+        net: nn.Module,
+        dtype: torch.dtype,
+        digest: Callable[[], str],
+        folder: Path | None = None,
+        int8: bool = False,
+        settle: Callable[[nn.Module], nn.Module] = lambda net: net,
     ) -> None:
         super().__init__()
-        self.net, self.config = net, getattr(net, "config", None)
+        self.config, self._int8 = getattr(net, "config", None), int8
+        self._bare, self._settle = [net], settle  # in a list: its modules are none of ours
+        self._settled: Callable[[], nn.Module | None] = lambda: None
         self._dtype, self._digest, self._folder = dtype, digest, folder
         self._graphs: OrderedDict[str, Any] = OrderedDict()
+
+    @property
+    def net(self) -> nn.Module:
+        """The network at its place, for as long as somebody holds it."""
+        net = self._settled()
+        if net is None:
+            net = self._settle(self._bare[0])
+            self._settled = weakref.ref(net)
+        return net
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, **wishes: Any) -> Tensor:
         cond = filled(cond)
@@ -132,29 +152,51 @@ class Driven(nn.Module):
         if key not in self._graphs:
             while len(self._graphs) >= MOST:
                 self._graphs.popitem(last=False)
-            self._graphs[key] = self._compiled(key, _Told(self.net, form, wishes, part), tensors)
+            self._graphs[key] = self._compiled(key, lambda net: _Told(net, form, wishes, part), tensors)
         self._graphs.move_to_end(key)
         answers = self._graphs[key]([value.numpy() for value in tensors], share_inputs=True)
         return [torch.from_numpy(answer) for answer in answers.values()]
 
-    def _compiled(self, key: str, told: nn.Module, tensors: list[Tensor]) -> Any:
-        openvino = _openvino()
-        core = openvino.Core()
-        made = [FORMAT, self._digest(), type(self.net).__name__, repr(self.config), key, str(self._dtype)]
-        made += [openvino.__version__, torch.__version__]
-        kept = self._folder and self._folder / hashlib.sha256(json.dumps(made).encode()).hexdigest()[:32]
+    def _compiled(self, key: str, told: Callable[[nn.Module], nn.Module], tensors: list[Tensor]) -> Any:
+        core = _openvino().Core()
+        kept = self._place_of(key, str(self._dtype), self._int8)
         if kept and (kept / "graph.xml").exists():
             graph = core.read_model(kept / "graph.xml")
         else:
-            graph = _graph(told, tensors)
+            net = self.net
+            graph = _graph(told(net), tensors)
+            graph = in_8_bits(graph, net, self._reach) if self._int8 else graph
+            del net  # before the engine lays out its own
             if kept:
-                _keep(graph, kept)
+                _keep(kept, lambda folder: _openvino().save_model(graph, folder / "graph.xml", compress_to_fp16=False))
         how = {
             "INFERENCE_PRECISION_HINT": "bf16" if self._dtype == torch.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "ENABLE_CPU_PINNING": False,  # else two programs would share the first cores while others idle
         }
         return core.compile_model(graph, "CPU", how)
+
+    @cached_property
+    def _reach(self) -> Reach:
+        """How large the numbers are that layers read: from the folder, or from a rehearsal."""
+        kept = self._place_of("reach")
+        if kept and (kept / "reach.json").exists():
+            found = json.loads((kept / "reach.json").read_text(encoding="utf-8"))
+            return {name: (read, gave) for name, (read, gave) in found.items()}
+        if self.rehearse is None:
+            raise ValueError("a network that is to compute in 8 bits must be rehearsed")
+        reach = reach_of(self.net, self.rehearse)
+        if kept:
+            _keep(kept, lambda folder: (folder / "reach.json").write_text(json.dumps(reach), encoding="utf-8"))
+        return reach
+
+    def _place_of(self, *what: object) -> Path | None:
+        """The folder of what is kept for these weights, this network and these versions; None: nothing is."""
+        if self._folder is None:
+            return None
+        made = [FORMAT, self._digest(), type(self._bare[0]).__name__, repr(self.config), *what]
+        made += [_openvino().__version__, torch.__version__]
+        return self._folder / hashlib.sha256(json.dumps(made).encode()).hexdigest()[:32]
 
 
 def _graph(told: nn.Module, tensors: list[Tensor]) -> Any:
@@ -175,13 +217,13 @@ def _graph(told: nn.Module, tensors: list[Tensor]) -> Any:
     return graph
 
 
-def _keep(graph: Any, there: Path) -> None:
-    """Write a graph whole or not at all; where it cannot be kept, it is made again next time."""
+def _keep(there: Path, write: Callable[[Path], object]) -> None:
+    """Write a folder whole or not at all; what cannot be kept is made again next time."""
     with contextlib.suppress(OSError, RuntimeError):
         there.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=there.parent, prefix=".") as part:
             (Path(part) / "new").mkdir()
-            _openvino().save_model(graph, Path(part) / "new" / "graph.xml", compress_to_fp16=False)
+            write(Path(part) / "new")
             (Path(part) / "new").rename(there)
 
 

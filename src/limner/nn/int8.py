@@ -15,12 +15,12 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from limner.nn.packed import LEAST, convolves_plainly, exchanged
 from limner.place import has_vnni
 
 MIDDLE = 128  # what 0 becomes
 REACH = 127  # of what comes in, to either side of it
 FULL, EXACT = 127, 64  # of a weight, to either side of 0
-LEAST = 32  # channels in and out from which on a layer gains
 PART = 2**20  # values that are rounded at a time
 WIDE = re.compile(r"(^|[._])(time|label|emb|embed|embedder|modulation|words|phrase|patch|last|head|final)([._]|$)")
 Net = TypeVar("Net", bound=nn.Module)
@@ -41,21 +41,18 @@ def in_int8(net: Net, dtype: torch.dtype, release: Callable[[Tensor], object]) -
     The first and last layers, what reads times, labels and words, and what has few channels stay as they are.
     release: is given each tensor that is no longer needed.
     """
-    for name, layer in list(net.named_modules()):
-        if not eligible(name, layer):
-            continue
-        made = Int8Linear(layer, dtype) if isinstance(layer, nn.Linear) else Int8Conv2d(layer, dtype)
-        parent, _, last = name.rpartition(".")
-        setattr(net.get_submodule(parent), last, made)
-        release(layer.weight.data)
-    return net
+    return exchanged(net, lambda name, layer: _small(layer, dtype) if eligible(name, layer) else None, release)
+
+
+def _small(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return Int8Linear(layer, dtype) if isinstance(layer, nn.Linear) else Int8Conv2d(cast(nn.Conv2d, layer), dtype)
 
 
 def eligible(name: str, layer: nn.Module) -> bool:
     """Whether a layer of a network, by its name in it, is one that multiplies in 8 bits."""
     if not isinstance(layer, (nn.Linear, nn.Conv2d)) or WIDE.search(name):
         return False
-    if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or layer.padding_mode != "zeros"):
+    if isinstance(layer, nn.Conv2d) and not convolves_plainly(layer):
         return False
     return min(layer.weight.shape[:2]) >= LEAST
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.nn.int8 import Int8Conv2d
+from limner.nn.packed import PackedConv2d
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -37,7 +38,23 @@ class PeriodicInt8Conv2d(Int8Conv2d):
         return self.padded(*_wrapped(self, x))
 
 
-def _wrapped(layer: PeriodicConv2d | PeriodicInt8Conv2d, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
+class PeriodicPackedConv2d(PackedConv2d):
+    """The same with packed weights."""
+
+    around: tuple[bool, bool]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.padded(*_wrapped(self, x))
+
+
+GOES_AROUND = {
+    nn.Conv2d: PeriodicConv2d, Int8Conv2d: PeriodicInt8Conv2d, PackedConv2d: PeriodicPackedConv2d,
+}  # fmt: skip
+
+
+def _wrapped(
+    layer: PeriodicConv2d | PeriodicInt8Conv2d | PeriodicPackedConv2d, input: Tensor
+) -> tuple[Tensor, tuple[int, int]]:
     """What a convolution reads, with what lies beyond its borders, and how many zeros rows and columns still lack."""
     pad = [0, 0]
     for axis, goes in ((-1, layer.around[0]), (-2, layer.around[1])):
@@ -64,8 +81,7 @@ def periodic(net: Net, x: bool, y: bool) -> Net:
         return net
     twin = copy.copy(net)
     twin._modules = {name: child and periodic(child, x, y) for name, child in net._modules.items()}
-    if isinstance(twin, (nn.Conv2d, Int8Conv2d)) and twin.padding_mode == "zeros" and max(twin.kernel_size) > 1:
+    if type(twin) in GOES_AROUND and twin.padding_mode == "zeros" and max(twin.kernel_size) > 1:  # type: ignore
         vars(twin)["around"] = (x, y)
-        kind = PeriodicInt8Conv2d if isinstance(twin, Int8Conv2d) else PeriodicConv2d
-        object.__setattr__(twin, "__class__", kind)
+        object.__setattr__(twin, "__class__", GOES_AROUND[type(twin)])
     return twin

@@ -1,0 +1,91 @@
+"""An engine's graph in 8 bits: which numbers layers read is seen in a walk beforehand, and the graph is told.
+
+Weights are int8 with a scale for each output channel (`small_weight`); what layers read, and the queries and keys of
+attention, are int8 with one scale each, by the largest magnitude that was seen. Greater ones are cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from limner.nn.int8 import eligible, small_weight
+
+LOW, HIGH = -128, 127
+SCOPE = "__module.net."  # what a tracer sets before the name of a layer
+Reach = Mapping[str, tuple[float, float]]  # of layers by name: the largest magnitudes that they read and that they give
+
+
+def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
+    """What the layers of a network that can multiply in 8 bits read and give while it walks."""
+    found: dict[str, tuple[float, float]] = {}
+
+    def seen(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        def look(_: nn.Module, read: tuple[Tensor], gave: Tensor) -> None:
+            before = found.get(name, (0.0, 0.0))
+            found[name] = (max(before[0], _magnitude(read[0])), max(before[1], _magnitude(gave)))
+
+        return look
+
+    hooks = [layer.register_forward_hook(seen(name)) for name, layer in net.named_modules() if eligible(name, layer)]
+    try:
+        walk(net)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _magnitude(x: Tensor) -> float:
+    low, high = x.aminmax()
+    return max(-low.item(), high.item())
+
+
+def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
+    """The graph itself, whose layers of the network, and attention to what they give, multiply in 8 bits."""
+    from openvino import opset13 as op  # type: ignore[import-untyped]
+
+    made: dict[tuple[str, int, float], Any] = {}
+
+    def rounded(output: Any, most: float) -> Any:
+        key = (output.get_node().get_friendly_name(), output.get_index(), most)
+        if key not in made:
+            low, high = (op.constant(np.float32(most * end / HIGH)) for end in (LOW, HIGH))
+            made[key] = op.fake_quantize(output, low, high, low, high, HIGH - LOW + 1).output(0)
+        return made[key]
+
+    for node in graph.get_ordered_ops():
+        if (name := _layer(node)) in reach:
+            small, scales = small_weight(net.get_submodule(name).weight.data)  # type: ignore[arg-type]
+            shape = (-1, *[1] * (small.ndim - 1))
+            whole = op.convert(op.constant(small.numpy()), "f32")
+            node.input(0).replace_source_output(rounded(node.input_value(0), max(reach[name][0], 1e-6)))
+            node.input(1).replace_source_output(op.multiply(whole, op.constant(scales.view(shape).numpy())).output(0))
+        elif node.get_type_name() == "ScaledDotProductAttention":
+            for input in _from_layers(node, reach):
+                layer = input.get_source_output()
+                most = reach[_layer(layer.get_node())][1]
+                input.replace_source_output(rounded(layer, max(most, 1e-6)))
+    graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def _layer(node: Any) -> str:
+    """The name of the layer whose product a node of the graph is; "" for all others."""
+    if node.get_type_name() not in ("MatMul", "Convolution"):
+        return ""
+    name = node.get_friendly_name().split("/")[0]
+    return str(name.removeprefix(SCOPE)) if name.startswith(SCOPE) else ""
+
+
+def _from_layers(attention: Any, reach: Reach) -> Iterator[Any]:
+    """Where queries and keys come from a layer with nothing between but their shape: the inputs that read them."""
+    for port in (0, 1):
+        input = attention.input(port)
+        while (node := input.get_source_output().get_node()).get_type_name() in ("Reshape", "Transpose"):
+            input = node.input(0)
+        if _layer(node) in reach:
+            yield input
