@@ -41,7 +41,7 @@ class Setting:
     """One way of painting."""
 
     name: str
-    place: Mapping[str, str] = field(default_factory=dict)  # precision and keep
+    place: Mapping[str, str] = field(default_factory=dict)  # precision, engine and keep
     recipe: Mapping[str, Any] = field(default_factory=dict)
     tiled: bool = False  # decode in tiles, as where memory is short
 
@@ -52,13 +52,18 @@ SETTINGS = (
     Setting("bf16", {"precision": "bf16"}),
     Setting("fp16", {"precision": "fp16"}),
     Setting("int8", {"precision": "int8"}),
+    Setting("openvino fp32", {"engine": "openvino"}),
+    Setting("openvino bf16", {"precision": "bf16", "engine": "openvino"}),
+    Setting("openvino int8", {"precision": "int8", "engine": "openvino"}),
     Setting("keep one", {"keep": "one"}),
     Setting("keep layer", {"keep": "layer"}),
     Setting("tiled decode", tiled=True),
     Setting("tiny decoder", recipe={"fast_decode": True}),
     Setting("effort balanced", recipe={"effort": "balanced"}),
     Setting("effort fast", recipe={"effort": "fast"}),
+    Setting("bf16, effort balanced", {"precision": "bf16"}, {"effort": "balanced"}),
     Setting("int8, effort balanced", {"precision": "int8"}, {"effort": "balanced"}),
+    Setting("openvino int8, effort balanced", {"precision": "int8", "engine": "openvino"}, {"effort": "balanced"}),
 )
 
 
@@ -81,6 +86,7 @@ def opened(setting: Setting, asked: argparse.Namespace, file: str) -> Any:
 
     place = find_place(asked.device, keep=setting.place.get("keep", "all"))  # type: ignore[arg-type]
     place = place.precisely(setting.place.get("precision", "fp32"))  # type: ignore[arg-type]
+    place = place.driven(setting.place.get("engine", ""))  # type: ignore[arg-type]
     return load(file, place, parts=[str(asked.taesd)] if asked.taesd else ())
 
 
@@ -104,11 +110,13 @@ def paint(model: Any, setting: Setting, asked: argparse.Namespace) -> tuple[Any,
 def why_not(setting: Setting, asked: argparse.Namespace, model: Any) -> str:
     """Why a setting is not measured, in words; "" where it is."""
     from limner.memory import TILE
-    from limner.place import precisions
+    from limner.place import engines, precisions
 
     wanted = setting.place.get("precision", "fp32")
     if wanted not in precisions(asked.device):
         return f"{asked.device} does not compute in {wanted} here"
+    if (engine := setting.place.get("engine", "torch")) not in engines(asked.device):
+        return f"{engine} is not installed, or does not serve {asked.device}"
     if setting.recipe.get("fast_decode") and "tiny" not in model.nets:
         return "no tiny decoder beside the model (--taesd FILE)" if "tiny" in model.family.nets else "it has none"
     side = side_of(model, asked)

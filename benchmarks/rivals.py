@@ -84,11 +84,14 @@ def limner(job: Job, precision: str = "", keep: str = "all", engine: str = "") -
 
     from limner import load
     from limner.diffusion.guide import guided
+    from limner.memory import hold_freed
     from limner.place import find_place
     from limner.rng import Noise
     from limner.words import Reading
 
     torch.set_num_threads(job.threads)
+    if keep == "all":
+        hold_freed()  # as the command line does
     place = find_place(job.device, keep=keep).precisely(precision).driven(engine)  # type: ignore[arg-type]
     model = load(job.file, place)
     for net in model.family.needs if keep == "all" else ():
@@ -318,7 +321,11 @@ def known() -> Iterator[Peer]:
             lambda job, precision=precision: limner(job, precision),  # type: ignore[misc]
             lambda job, precision=precision: alike(job, precision),  # type: ignore[misc]
         )  # fmt: skip
-    yield Peer("limner openvino", ("limner", "openvino"), lambda job: limner(job, engine="openvino"), on_cpu)
+    for precision in ("", "int8"):
+        yield Peer(
+            f"limner openvino {precision}".strip(), ("limner", "openvino"),
+            lambda job, precision=precision: limner(job, precision, engine="openvino"), on_cpu,  # type: ignore[misc]
+        )  # fmt: skip
     for keep in ("one", "layer"):
         yield Peer(f"limner keep {keep}", ("limner",), lambda job, keep=keep: limner(job, keep=keep))  # type: ignore[misc]
     for dtype, short in (("float32", "fp32"), ("bfloat16", "bf16")):

@@ -1,5 +1,9 @@
 """How much there is: read from the machine, and from its control groups where there are any."""
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +50,34 @@ def test_families_without_a_figure_cost_what_published_ones_do():
     assert cost_of("") == cost_of("sdxl") == memory.PUBLISHED
     assert cost_of("mini").walk < cost_of("sd15").walk
     assert gb(9.14e9) == "9.1 GB"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries cannot be told")
+def test_what_is_freed_is_held_until_it_is_given_back():
+    """In a process of its own: it holds for all of it."""
+    code = """if True:
+        import numpy as np
+        from limner import memory
+
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+        def worked():
+            np.ones(2**24)  # 128 MiB
+            return resident()
+
+        for hold in (False, True):
+            assert memory.hold_freed(hold)
+            before = resident()
+            print(worked() - before > 2**26)
+        memory.give_back()
+        print(resident() - before > 2**26)
+    """
+    told = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    child = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
+    assert child.stdout.split() == ["False", "True", "False"]
+
+
+def test_who_told_the_c_library_himself_has_his_way(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert not memory.hold_freed()

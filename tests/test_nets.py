@@ -2,20 +2,22 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from weakref import ref
 
 import pytest
 import torch
-from tests.conftest import tiny_nets, write_single
+from tests.conftest import tiny_net, tiny_nets, write_single
 from torch import Tensor, nn
 
 import limner.nets
 import limner.nn.streamed
+from limner.denoiser import asked
 from limner.nets import Nets, placed
 from limner.nn.int8 import Int8Conv2d, Int8Linear
 from limner.pipeline import load
-from limner.place import Keep, Place, computes_int8, find_place
+from limner.place import Keep, Place, computes_int8, engines, find_place
 from limner.tasks.run import begin, paint
 from limner.weights.io import read_tensors, write_tensors
 
@@ -160,3 +162,32 @@ def test_8_bits_are_counted_before_and_only_the_denoiser_has_them(tiny_checkpoin
     assert small.layer("denoiser") > small.weight("denoiser") - wide.layer("denoiser")  # what is packed stays
     assert any(isinstance(layer, Int8Conv2d) for layer in small["denoiser"].modules())
     assert not any(isinstance(layer, Int8Linear | Int8Conv2d) for layer in small["autoencoder"].modules())
+
+
+@pytest.mark.skipif(
+    "openvino" not in engines("cpu") or not computes_int8(), reason="needs the extra openvino, and int8"
+)
+@pytest.mark.parametrize("kind", ["base", "inpaint", "edit", "depth"])
+def test_a_driven_network_in_8_bits_is_rehearsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
+    """Whatever is laid beside its latents; what it showed is kept for the next process."""
+    monkeypatch.setenv("LIMNER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("limner.denoiser.REHEARSED", 2)
+    family, channels = {"base": ("sd15", 4), "inpaint": ("sd15", 9), "edit": ("sd15", 8), "depth": ("sd2", 5)}[kind]
+    nets = tiny_nets(family) | {"denoiser": tiny_net(family, "denoiser", channels=channels)}
+    path = write_single(tmp_path / "it.safetensors", family, nets)
+    small = place("all").precisely("int8").driven("openvino")
+    rows: list[int] = []
+    monkeypatch.setattr("limner.denoiser.asked", lambda told, x, t, own=asked: rows.append(len(x)) or own(told, x, t))
+    found = []
+    for again in (False, True):
+        model = load(str(path), small)
+        assert model.variant == kind
+        cond = replace(
+            model.encode(["a red apple"]), image=torch.zeros(1, channels - 4, 8, 8) if channels > 4 else None
+        )
+        x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        found.append(model.denoiser(cond)(x, 0.5))
+        assert rows == [2, 2, 1] + [1] * again
+    want = load(str(path), place("all")).denoiser(cond)(x, 0.5)
+    assert torch.equal(found[0], found[1])
+    assert 0 < (found[0] - want).norm() < 0.3 * want.norm()

@@ -102,9 +102,9 @@ def _remembered(told: Sequence[Told], x: Tensor, t: float) -> Callable[[Callable
 
 
 def _alike(a: Cond, b: Cond) -> bool:
-    """Whether two conditions can be rows of one batch: of as many tokens, or with a mask that hides what is filled."""
+    """Whether rows of two conditions can be one batch: of as many tokens, or with a mask that hides what is filled."""
     try:
-        return len(a) == len(b) and len(_joined([a, b])) > 0
+        return len(_joined([a.row(0), b.row(0)])) == 2
     except (ValueError, RuntimeError):
         return False
 

@@ -6,6 +6,7 @@ which is not counted on. The rule asks for more than a process holds, never for 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,8 @@ TILED, TILE = 3 * 2**19, 512  # pixels above which the autoencoder works in tile
 WINDOWS = 8  # that a denoiser takes together
 CONTROL = 0.5  # a ControlNet is not half of its model
 STREAMED = 256 * MIB  # the largest layer of a published network in fp32, and what of others is not streamed
+MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's names for what mallopt sets
+MAPPED, TRIMMED = 2**16, 2**17  # what they are unless told
 GROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # versions 2 and 1
 
 
@@ -77,6 +80,27 @@ def _folders() -> list[Path]:
             if path != "/" and (not kinds or "memory" in kinds.split(",")):
                 own.append(roots[bool(kinds)] / path.lstrip("/"))
     return [*roots, *own]
+
+
+def hold_freed(wanted: bool = True) -> bool:
+    """Has the C library keep what is freed for the next step, where it is glibc, or no longer; whether it listened.
+
+    Else large tensors go back to the system when they are freed, and their pages come anew, zeroed, in the next layer.
+    For programs: it holds for the whole process. Who set glibc's own variables has his way.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        mapped, trim = (0, 2**31 - 1) if wanted else (MAPPED, TRIMMED)
+        return bool(libc.mallopt(MMAP_MAX, mapped) and libc.mallopt(TRIM_THRESHOLD, trim))
+    return False
+
+
+def give_back() -> None:
+    """Gives to the system what is freed and held, before something else needs the room."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def gb(size: float) -> str:

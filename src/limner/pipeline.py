@@ -19,7 +19,7 @@ from limner.diffusion.thrift import Memory, Thrift
 from limner.errors import BadInput, BadWeights, UnknownName
 from limner.families import Defaults, Family
 from limner.families.recognise import Checkpoint, Part, recognise
-from limner.memory import TILE, TILED, cost_of, free
+from limner.memory import TILE, TILED, cost_of, free, give_back
 from limner.models.bert import pool
 from limner.models.eye import Eye
 from limner.models.mini_autoencoder import MiniAutoencoder
@@ -215,6 +215,8 @@ class Model:
         """
         side = self.family.latent.factor
         pixels = latent.shape[2] * latent.shape[3] * side**2
+        if pixels >= TILE**2:
+            give_back()
         tiled = self._tiled(pixels)
         if len(latent) > 1 and not self._fits(len(latent) * (TILE**2 if tiled else pixels)):
             return torch.cat([self.to_image(row, fast) for row in latent.split(1)])

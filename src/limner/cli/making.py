@@ -253,9 +253,12 @@ def ready(fields: dict[str, Any], device: str, keep: str = "auto") -> tuple[Mode
     fields = fields | {"seed": secrets.randbelow(CHANCE) if seed == -1 else seed}
     first = Recipe.of(fields)
 
+    from limner.memory import hold_freed
     from limner.place import find_place
     from limner.tasks.task import load_for
 
+    if keep in ("auto", "all"):
+        hold_freed()
     model = load_for(first, find_place(cast(Any, device), keep=cast(Any, "all" if keep == "auto" else keep)))
     return replace(model, adapts=keep == "auto"), fields
 

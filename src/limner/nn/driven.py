@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limner.nn.graph8 import Reach, in_8_bits, reach_of
+from limner.nn.graph import Reach, in_8_bits, in_parts, reach_of
 from limner.types import Cond, Deep
 
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
@@ -165,7 +165,7 @@ class Driven(nn.Module):
         else:
             net = self.net
             graph = _graph(told(net), tensors)
-            graph = in_8_bits(graph, net, self._reach) if self._int8 else graph
+            graph = in_parts(in_8_bits(graph, net, self._reach) if self._int8 else graph)
             del net  # before the engine lays out its own
             if kept:
                 _keep(kept, lambda folder: _openvino().save_model(graph, folder / "graph.xml", compress_to_fp16=False))

@@ -1,7 +1,8 @@
-"""An engine's graph in 8 bits: which numbers layers read is seen in a walk beforehand, and the graph is told.
+"""An engine's graph, rewritten: what is split is computed in parts, and products are in 8 bits.
 
-Weights are int8 with a scale for each output channel (`small_weight`); what layers read, and the queries and keys of
-attention, are int8 with one scale each, by the largest magnitude that was seen. Greater ones are cut off.
+For 8 bits it is seen in a walk beforehand how large the numbers are that layers read. Weights are int8 with a scale for
+each output channel (`small_weight`); what layers read, and the queries and keys of attention, are int8 with one scale
+each, by the largest magnitude that was seen. Greater ones are cut off.
 """
 
 from __future__ import annotations
@@ -71,6 +72,58 @@ def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
                 input.replace_source_output(rounded(layer, max(most, 1e-6)))
     graph.validate_nodes_and_infer_types()
     return graph
+
+
+def in_parts(graph: Any) -> Any:
+    """The graph itself, where a product that is split along its channels, as gates are, becomes a product each.
+
+    The engine copies what it splits, and on the CPU slowly.
+    """
+    from openvino import opset13 as op
+
+    for split in graph.get_ordered_ops():
+        if split.get_type_name() != "VariadicSplit" or not (found := _split_product(split)):
+            continue
+        product, bias = found
+        first = 0
+        for output in split.outputs():
+            here = slice(first, first + output.get_shape()[-1])
+            weight = _rows(product.input_value(1).get_node(), here)
+            part = op.matmul(product.input_value(0), weight, False, True).output(0)
+            part = part if bias is None else op.add(part, op.constant(bias.data[..., here])).output(0)
+            first = here.stop
+            for reader in output.get_target_inputs():
+                reader.replace_source_output(part)
+    graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def _split_product(split: Any) -> tuple[Any, Any] | None:
+    """The linear layer's product, and its bias or None, of which a node splits the channels."""
+    axis, above, bias = split.input_value(1).get_node(), split.input_value(0).get_node(), None
+    last = len(split.input_value(0).get_shape()) - 1
+    if axis.get_type_name() != "Constant" or int(axis.data.item()) not in (-1, last):
+        return None
+    if above.get_type_name() == "Add" and above.input_value(1).get_node().get_type_name() == "Constant":
+        above, bias = above.input_value(0).get_node(), above.input_value(1).get_node()
+    plain = above.get_type_name() == "MatMul" and above.get_attributes() == {"transpose_a": False, "transpose_b": True}
+    return (above, bias) if plain and _rows(above.input_value(1).get_node(), slice(0, 1)) is not None else None
+
+
+def _rows(weight: Any, here: slice) -> Any:
+    """Some output channels of a weight, be it plain or in 8 bits; None for what is not constant."""
+    from openvino import opset13 as op
+
+    match weight.get_type_name():
+        case "Constant":
+            return op.constant(weight.data[here])
+        case "Convert":
+            small = _rows(weight.input_value(0).get_node(), here)
+            return None if small is None else op.convert(small, "f32")
+        case "Multiply":
+            parts = [_rows(weight.input_value(i).get_node(), here) for i in (0, 1)]
+            return None if None in parts else op.multiply(*parts)
+    return None
 
 
 def _layer(node: Any) -> str:
