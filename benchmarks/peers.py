@@ -6,7 +6,8 @@
 A random checkpoint in fp16 is written once as a single file and as a folder of diffusers (sd15 4, sdxl 13, sd35-medium
 without T5 13 GB together) and deleted at the end. Every peer is a process of its own, so that its peak memory is its
 own. All stay open and are asked in turn, A B A B; where memory would not hold them all, each is opened anew for every
-round, which the heading says. A step is one guided evaluation of the network (two rows), the first one is not counted.
+round, which the heading says. A step is one guided evaluation of the network (two rows); three are asked in each round,
+after a first one that is not counted.
 `agrees` is how near the guided answer comes to Limner's in fp32, in dB below the span of the answer; of a program
 that only paints whole pictures, how near a picture of one step from the same noise comes.
 
@@ -58,7 +59,7 @@ MODELS: dict[str, tuple[str, Any, Any, int]] = {  # family, published and tiny c
     "sd35-medium": ("sd35", MEDIUM, SMALL_MEDIUM, 1024),
     "mini": ("mini", {}, {}, 128),
 }
-VERBS = ("text", "step", "decode")
+ASKED = 3  # steps in each round
 STEPS = 20  # of the picture that is reckoned from its parts
 ROOM = 1.6  # times its weights in fp32 that a peer may take
 SHARE = 0.8  # of free memory that all may take together
@@ -223,12 +224,12 @@ def measure(model: str, names: Sequence[str], asked: argparse.Namespace, home: P
 
 
 def ask_all(workers: Sequence[Worker]) -> None:
-    """One round: each verb, of each in turn; whole programs are asked once."""
-    for verb in VERBS:
+    """One round: each verb, of each in turn, and several steps; whole programs are asked once."""
+    for verb in ("text", *["step"] * ASKED, "decode"):
         for one in workers:
             whole = one.name.startswith("sd.cpp")
-            if not one.gone and (not whole or verb == "step"):
-                one.ask(verb)
+            if not one.gone and (not whole or (verb == "text")):
+                one.ask("step" if whole else verb)
 
 
 def free_memory() -> int:
@@ -244,8 +245,10 @@ def row_of(one: Worker, others: Sequence[Worker], home: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"peer": one.name, "peak": one.peak / 1e3}
     row |= {name: statistics.median(values) for name, values in one.found.items() if name != "picture"}
     row["each step"] = one.found["step"]
-    if len(ours := next((w.found.get("step", []) for w in others if w.name == "limner"), [])) == len(row["each step"]):
-        row["ratio"] = statistics.median(a / b for a, b in zip(row["each step"], ours, strict=True))
+    if ours := next((w.found["step"] for w in others if w.name == "limner" and "step" in w.found), []):
+        alike = len(ours) == len(row["each step"])
+        pairs = zip(row["each step"], ours, strict=True) if alike else [(row["step"], statistics.median(ours))]
+        row["ratio"] = statistics.median(a / b for a, b in pairs)
     row["total"] = row.get("text", 0.0) + STEPS * row["step"] + row["decode"]
     exact = next((name for name in ("limner fp32", "limner") if (home / f"{name}.npy").exists()), "")
     if exact and exact != one.name:

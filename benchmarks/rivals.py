@@ -303,7 +303,7 @@ def sdcpp(job: Job, kind: str) -> Verbs:
         laps.append(time.perf_counter())
         begun, walks, walked, done = (laps[0], *laps[-3:])
         seconds = {"text": walks - begun, "step": walked - walks, "decode": done - walked}
-        return seconds, np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255
+        return seconds, np.asarray(picture.convert("RGB"), np.float32).transpose(2, 0, 1)[None] / 255
 
     return {"whole": whole}
 

@@ -18,7 +18,7 @@ spec.loader.exec_module(peers)
 def test_programs_do_the_same_work(tmp_path, capsys):
     pytest.importorskip("diffusers")
     files = ["--folder", str(tmp_path), "--json", str(tmp_path / "x.json"), "--chart", str(tmp_path / "x.svg")]
-    asked = ["limner", "diffusers fp32", "sd.cpp f16"]
+    asked = ["limner", "limner fp32", "diffusers fp32", "sd.cpp f16"]
     told = ["--tiny", "--size", "64", "--runs", "1", "--threads", "1", "--models", "sd15", "--peers", *asked, *files]
     found = peers.main(told)
     rows = {row["peer"]: row for row in found["models"]["sd15"]["rows"]}
@@ -26,6 +26,7 @@ def test_programs_do_the_same_work(tmp_path, capsys):
     for name in ("limner", "diffusers fp32"):
         assert all(rows[name][verb] > 0 for verb in ("load", "text", "step", "decode", "peak")), rows[name]
     assert rows["diffusers fp32"]["agrees"] > 90  # dB: they round otherwise, and no more
+    assert rows["limner fp32"].get("why", "the same as limner here").startswith("the same as limner here")
     assert rows["sd.cpp f16"]["why"] in ("stable_diffusion_cpp not installed", "knows the published sizes alone")
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == found
     said = capsys.readouterr().out
