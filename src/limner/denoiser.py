@@ -76,7 +76,8 @@ def asked(told: Sequence[Told], x: Tensor, t: float) -> list[Tensor]:
 def rehearse(told: Told, shape: Sequence[int]) -> None:
     """Walks from noise to a picture in few steps, so that who looks at the network sees what its layers read.
 
-    shape: C h w. Each condition walks for itself, by the plain step of DDIM (arXiv 2010.02502, equation 12).
+    shape: C h w. Each condition walks for itself, by the plain step of DDIM (arXiv 2010.02502, equation 12). Latents
+    are about as wide as noise; where a network is not trained, and x would grow beyond, it is brought back.
     """
     times = [1 - i / REHEARSED for i in range(REHEARSED)]
     noise = torch.randn(len(told.cond), *shape, generator=torch.Generator().manual_seed(0))
@@ -84,6 +85,7 @@ def rehearse(told: Told, shape: Sequence[int]) -> None:
     for t, after in pairwise([*times, 0.0]):
         x0 = told(x, t)
         x = told.path.a(after) * x0 + told.path.s(after) * told.path.eps(x, x0, t)
+        x = x / x.std().clamp(min=1)
 
 
 def _remembered(told: Sequence[Told], x: Tensor, t: float) -> Callable[[Callable[[], Tensor]], Tensor]:
