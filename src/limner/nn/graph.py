@@ -2,7 +2,9 @@
 
 For 8 bits it is seen in a walk beforehand how large the numbers are that layers read. Weights are int8 with a scale for
 each output channel (`small_weight`); what layers read, and the queries and keys of attention, are int8 with one scale
-each, by the largest magnitude that was seen. Greater ones are cut off.
+each, by the largest magnitude that was seen. Greater ones are cut off. Before, half of what channels differ by is moved
+from what is read into the weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, equation 4, by what is read alone,
+so that layers that read the same round it once).
 """
 
 from __future__ import annotations
@@ -11,23 +13,29 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from limner.nn.int8 import eligible, small_weight
 
 LOW, HIGH = -128, 127
+LEAST = 1e-6  # magnitude
 SCOPE = "__module.net."  # what a tracer sets before the name of a layer
-Reach = Mapping[str, tuple[float, float]]  # of layers by name: the largest magnitudes that they read and that they give
+QUIET = 1e-3  # of the loudest channel; quieter ones are taken for that
+Reach = Mapping[str, tuple[list[float], float]]  # of layers by name: the largest magnitude of each channel that they
+#                                                  read, and of all that they give
 
 
 def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
     """What the layers of a network that can multiply in 8 bits read and give while it walks."""
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, tuple[Tensor, float]] = {}
 
     def seen(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        def look(_: nn.Module, read: tuple[Tensor], gave: Tensor) -> None:
-            before = found.get(name, (0.0, 0.0))
-            found[name] = (max(before[0], _magnitude(read[0])), max(before[1], _magnitude(gave)))
+        def look(layer: nn.Module, read: tuple[Tensor], gave: Tensor) -> None:
+            channels = read[0].transpose(1, -1) if isinstance(layer, nn.Conv2d) else read[0]
+            magnitudes, most = channels.flatten(0, -2).abs().amax(0).float(), float(gave.abs().max())
+            before = found.get(name, (magnitudes, most))
+            found[name] = torch.maximum(before[0], magnitudes), max(before[1], most)
 
         return look
 
@@ -37,39 +45,41 @@ def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
     finally:
         for hook in hooks:
             hook.remove()
-    return found
-
-
-def _magnitude(x: Tensor) -> float:
-    low, high = x.aminmax()
-    return max(-low.item(), high.item())
+    return {name: (magnitudes.tolist(), most) for name, (magnitudes, most) in found.items()}
 
 
 def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
     """The graph itself, whose layers of the network, and attention to what they give, multiply in 8 bits."""
     from openvino import opset13 as op  # type: ignore[import-untyped]
 
-    made: dict[tuple[str, int, float], Any] = {}
+    made: dict[tuple[str, int, bytes], Any] = {}
 
-    def rounded(output: Any, most: float) -> Any:
-        key = (output.get_node().get_friendly_name(), output.get_index(), most)
+    def rounded(output: Any, most: float, shares: Any) -> Any:
+        """To 8 bits after each channel is divided by its share."""
+        key = (output.get_node().get_friendly_name(), output.get_index(), shares.tobytes() + np.float32(most).tobytes())
         if key not in made:
-            low, high = (op.constant(np.float32(most * end / HIGH)) for end in (LOW, HIGH))
-            made[key] = op.fake_quantize(output, low, high, low, high, HIGH - LOW + 1).output(0)
+            low, high = (np.float32(most * end / HIGH) for end in (LOW, HIGH))
+            ends = [op.constant(end) for end in (low * shares, high * shares, low, high)]
+            made[key] = op.fake_quantize(output, *ends, HIGH - LOW + 1).output(0)
         return made[key]
 
     for node in graph.get_ordered_ops():
         if (name := _layer(node)) in reach:
-            small, scales = small_weight(net.get_submodule(name).weight.data)  # type: ignore[arg-type]
-            shape = (-1, *[1] * (small.ndim - 1))
+            weight: Tensor = net.get_submodule(name).weight.data  # type: ignore[assignment]
+            read = torch.tensor(reach[name][0])
+            most = max(float(read.max()), LEAST)
+            shares = (read / most).clamp(min=QUIET).sqrt()  # of each channel in the weights
+            small, scales = small_weight(weight * shares.view(-1, *[1] * (weight.ndim - 2)))
             whole = op.convert(op.constant(small.numpy()), "f32")
-            node.input(0).replace_source_output(rounded(node.input_value(0), max(reach[name][0], 1e-6)))
-            node.input(1).replace_source_output(op.multiply(whole, op.constant(scales.view(shape).numpy())).output(0))
+            scales = scales.view(-1, *[1] * (weight.ndim - 1))
+            places = shares.view(1, -1, 1, 1) if weight.ndim == 4 else shares
+            node.input(0).replace_source_output(rounded(node.input_value(0), most, places.numpy()))
+            node.input(1).replace_source_output(op.multiply(whole, op.constant(scales.numpy())).output(0))
         elif node.get_type_name() == "ScaledDotProductAttention":
             for input in _from_layers(node, reach):
                 layer = input.get_source_output()
-                most = reach[_layer(layer.get_node())][1]
-                input.replace_source_output(rounded(layer, max(most, 1e-6)))
+                most = max(reach[_layer(layer.get_node())][1], LEAST)
+                input.replace_source_output(rounded(layer, most, np.ones(1, np.float32)))
     graph.validate_nodes_and_infer_types()
     return graph
 
