@@ -228,7 +228,7 @@ def ask_all(workers: Sequence[Worker]) -> None:
     for verb in ("text", *["step"] * ASKED, "decode"):
         for one in workers:
             whole = one.name.startswith("sd.cpp")
-            if not one.gone and (not whole or (verb == "text")):
+            if not one.gone and (not whole or verb == "text"):
                 one.ask("step" if whole else verb)
 
 

@@ -7,7 +7,7 @@ import torch
 from tests.conftest import tiny_net
 from torch import Tensor, nn
 
-from limner.denoiser import Told
+from limner.denoiser import Conditioned
 from limner.diffusion.guide import guided
 from limner.diffusion.path import Discrete
 from limner.diffusion.thrift import Memory, Thrift
@@ -33,9 +33,11 @@ class Counting(nn.Module):
         return x * t[:, None, None, None] / 1000 + (deep(inner) if deep else inner())
 
 
-def told(net: nn.Module, value: float, place: Place = NARROW, words: int = 3, rows: int = 1, **more: object) -> Told:
+def told(
+    net: nn.Module, value: float, place: Place = NARROW, words: int = 3, rows: int = 1, **more: object
+) -> Conditioned:
     cond = Cond(torch.full((rows, words, 2), value), mask=torch.ones(rows, words, dtype=torch.bool))
-    return Told(shared(net), place, Discrete(), cond, **more)  # type: ignore[arg-type]
+    return Conditioned(shared(net), place, Discrete(), cond, **more)  # type: ignore[arg-type]
 
 
 def shared(net: nn.Module, kept: dict[int, object] = {}):  # noqa: B006
@@ -50,7 +52,7 @@ def drawn(rows: int) -> Tensor:
 def test_a_pair_is_asked_at_once_for_each_picture(words: int):
     net, x = Counting(), drawn(3)
     wanted, unwanted = told(net, 0.5), told(net, -0.25, words=words)
-    both = wanted.beside(unwanted)
+    both = wanted.paired(unwanted)
     assert both
     found = both(x, 0.5)
     assert net.asked == [2, 2, 2]
@@ -62,10 +64,10 @@ def test_a_pair_is_asked_at_once_for_each_picture(words: int):
 def test_rows_of_conditions_go_with_their_pictures():
     net, x = Counting(), drawn(2)
     cond = Cond(torch.tensor([1.0, 2.0])[:, None, None].expand(2, 3, 2))
-    first = Told(shared(net), NARROW, Discrete(), cond)
+    first = Conditioned(shared(net), NARROW, Discrete(), cond)
     for tokens in (-cond.tokens, -cond.tokens[:1]):  # a negative for each, or one for all
-        second = Told(shared(net), NARROW, Discrete(), Cond(tokens))
-        both = first.beside(second)
+        second = Conditioned(shared(net), NARROW, Discrete(), Cond(tokens))
+        both = first.paired(second)
         assert both
         for found, each in zip(both(x, 0.5), (first, second), strict=True):
             assert torch.equal(found, each(x, 0.5))
@@ -87,7 +89,7 @@ def test_what_is_not_alike_is_asked_one_after_another(case: str):
         one, other = told(net, 0.5, WIDE), told(net, -0.25, WIDE)
     if case == "no mask":
         one = replace(one, cond=Cond(torch.zeros(1, 3, 2)))
-    assert one.beside(others.get(case, other)) is None
+    assert one.paired(others.get(case, other)) is None
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -112,9 +114,9 @@ def test_a_real_network_answers_a_pair_as_it_answers_each():
     net = tiny_net("sd15", "denoiser").eval()
     width = net.config.context
     conds = [Cond(torch.randn(1, 5, width, generator=torch.Generator().manual_seed(i))) for i in (0, 1)]
-    one, other = (Told(shared(net), NARROW, Discrete(), cond) for cond in conds)
+    one, other = (Conditioned(shared(net), NARROW, Discrete(), cond) for cond in conds)
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    both = one.beside(other)
+    both = one.paired(other)
     assert both
     for found, each in zip(both(x, 0.5), (one, other), strict=True):
         want = each(x, 0.5)

@@ -171,7 +171,7 @@ def test_8_bits_are_counted_before_and_only_the_denoiser_has_them(tiny_checkpoin
 def test_a_driven_network_in_8_bits_is_rehearsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
     """Whatever is laid beside its latents; what it showed is kept for the next process."""
     monkeypatch.setenv("LIMNER_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("limner.denoiser.REHEARSED", 2)
+    monkeypatch.setattr("limner.denoiser.REHEARSAL", 2)
     family, channels = {"base": ("sd15", 4), "inpaint": ("sd15", 9), "edit": ("sd15", 8), "depth": ("sd2", 5)}[kind]
     nets = tiny_nets(family) | {"denoiser": tiny_net(family, "denoiser", channels=channels)}
     path = write_single(tmp_path / "it.safetensors", family, nets)

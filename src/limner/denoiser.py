@@ -16,11 +16,11 @@ from limner.diffusion.thrift import Memory
 from limner.place import Place
 from limner.types import Cond, Steer
 
-REHEARSED = 8  # steps
+REHEARSAL = 8  # steps
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class Conditioned:
     """A denoiser whose conditions are given; what it is asked of fewer rows than x has serves x over and over."""
 
     net: Callable[[], nn.Module]
@@ -34,12 +34,13 @@ class Told:
     def __call__(self, x: Tensor, t: float) -> Tensor:
         return asked([self], x, t)[0]
 
-    def beside(self, other: object) -> Callable[[Tensor, float], tuple[Tensor, Tensor]] | None:
+    def paired(self, other: object) -> Callable[[Tensor, float], tuple[Tensor, Tensor]] | None:
         """This one and another asked at once, in one batch; None where that does not pay or they are not alike.
 
-        A picture asks as many rows at once whatever batch it is in, so it is the same alone and among others.
+        It pays where the pictures of a batch are computed alone. Each asks its two rows so, whatever batch it is in,
+        and stays the same alone and among others.
         """
-        if not (self.place.pairs and isinstance(other, Told) and self.wishes == other.wishes):
+        if not (self.place.one_by_one and isinstance(other, Conditioned) and self.wishes == other.wishes):
             return None
         if self.net is not other.net or self.steer is not other.steer or not _alike(self.cond, other.cond):
             return None
@@ -54,7 +55,7 @@ class Told:
 
 
 @torch.inference_mode()
-def asked(told: Sequence[Told], x: Tensor, t: float) -> list[Tensor]:
+def asked(told: Sequence[Conditioned], x: Tensor, t: float) -> list[Tensor]:
     """What each of these, alike but for what they were told, says of x."""
     first = told[0]
     x = x.contiguous()  # one layout: in bf16 another one is another product, and another picture
@@ -73,13 +74,13 @@ def asked(told: Sequence[Told], x: Tensor, t: float) -> list[Tensor]:
     return [first.path.x0(x, torch.cat(rows).contiguous(), t) for rows in zip(*answers, strict=True)]
 
 
-def rehearse(told: Told, shape: Sequence[int]) -> None:
+def rehearse(told: Conditioned, shape: Sequence[int]) -> None:
     """Walks from noise to a picture in few steps, so that who looks at the network sees what its layers read.
 
     shape: C h w. Each condition walks for itself, by the plain step of DDIM (arXiv 2010.02502, equation 12). Latents
     are about as wide as noise; where a network is not trained, and x would grow beyond, it is brought back.
     """
-    times = [1 - i / REHEARSED for i in range(REHEARSED)]
+    times = [1 - i / REHEARSAL for i in range(REHEARSAL)]
     noise = torch.randn(len(told.cond), *shape, generator=torch.Generator().manual_seed(0))
     x = told.path.s(times[0]) * noise.to(told.place.device)
     for t, after in pairwise([*times, 0.0]):
@@ -88,7 +89,7 @@ def rehearse(told: Told, shape: Sequence[int]) -> None:
         x = x / x.std().clamp(min=1)
 
 
-def _remembered(told: Sequence[Told], x: Tensor, t: float) -> Callable[[Callable[[], Tensor]], Tensor]:
+def _remembered(told: Sequence[Conditioned], x: Tensor, t: float) -> Callable[[Callable[[], Tensor]], Tensor]:
     """What deep layers give, each row block from the memory of who asks; those agree on when it is computed."""
 
     def deep(inner: Callable[[], Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MIB = 2**20
 TILED, TILE = 3 * 2**19, 512  # pixels above which the autoencoder works in tiles of that side
@@ -20,6 +21,7 @@ CONTROL = 0.5  # a ControlNet is not half of its model
 STREAMED = 256 * MIB  # the largest layer of a published network in fp32, and what of others is not streamed
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's names for what mallopt sets
 MAPPED, TRIMMED = 2**16, 2**17  # what they are unless told
+_holding: list[Any] = []  # the C library, while it is told to hold
 GROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # versions 2 and 1
 
 
@@ -82,25 +84,27 @@ def _folders() -> list[Path]:
     return [*roots, *own]
 
 
-def hold_freed(wanted: bool = True) -> bool:
-    """Has the C library keep what is freed for the next step, where it is glibc, or no longer; whether it listened.
+def hold_freed() -> bool:
+    """Has the C library keep what is freed for the next step, where it is glibc; whether it listened.
 
     Else large tensors go back to the system when they are freed, and their pages come anew, zeroed, in the next layer.
-    For programs: it holds for the whole process. Who set glibc's own variables has his way.
+    For programs, since it is so for the whole process until `let_go`. Who set glibc's own variables has his way.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        mapped, trim = (0, 2**31 - 1) if wanted else (MAPPED, TRIMMED)
-        return bool(libc.mallopt(MMAP_MAX, mapped) and libc.mallopt(TRIM_THRESHOLD, trim))
-    return False
+    if not any(name.startswith("MALLOC_") for name in os.environ):
+        with suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            if libc.mallopt(MMAP_MAX, 0) and libc.mallopt(TRIM_THRESHOLD, 2**31 - 1):
+                _holding[:] = [libc]
+    return bool(_holding)
 
 
-def give_back() -> None:
-    """Gives to the system what is freed and held, before something else needs the room."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+def let_go() -> None:
+    """Ends that where memory is short, and gives back what is held."""
+    for libc in _holding:
+        libc.mallopt(MMAP_MAX, MAPPED)
+        libc.mallopt(TRIM_THRESHOLD, TRIMMED)
+        libc.malloc_trim(0)
+    _holding.clear()
 
 
 def gb(size: float) -> str:

@@ -1,4 +1,4 @@
-"""The networks of a model in memory: which of them are brought to their place, and which go to make room."""
+"""The networks of a model in memory: built around their files, brought to their place, and let go to make room."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
+from limner.families.recognise import Part
 from limner.nn.driven import Driven
 from limner.nn.int8 import eligible, in_int8
 from limner.nn.packed import packed
@@ -20,6 +21,7 @@ from limner.nn.streamed import copied, streamed
 from limner.place import Place
 from limner.store import home
 from limner.weights.io import release, sha256
+from limner.weights.layout import account
 
 LARGE = 64 * 2**20  # bytes in the file from which on a network makes room for others: mini's, and tiny ones, do not
 FP32 = 4  # bytes
@@ -118,6 +120,22 @@ class Undrawn(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         told = kwargs or {}
         return told["tensor"] if func in (init.normal_, init.uniform_, init.kaiming_uniform_) else func(*args, **told)
+
+
+def build(part: Part, partial: bool = False, quick: bool | None = None) -> nn.Module:
+    """A network with the weights of its files, mapped where they need not be turned; nothing is settled yet."""
+    config = part.config if quick is None or not hasattr(part.config, "quick") else replace(part.config, quick=quick)
+    where = str(part.files[0])
+    with torch.device("meta"), Undrawn():
+        built = part.kind.build(config)
+    wanted = {name: tuple(value.shape) for name, value in built.state_dict().items()}
+    tensors = part.tensors()
+    missing = account({name: tuple(value.shape) for name, value in tensors.items()}, wanted, where, partial)
+    for name in missing:
+        norm = name.endswith(".weight") and "norm" in name
+        tensors[name] = torch.ones(wanted[name]) if norm else torch.zeros(wanted[name])
+    built.load_state_dict({name: tensors[name] for name in wanted}, assign=True)
+    return built.eval().requires_grad_(False)
 
 
 def size(net: nn.Module) -> int:

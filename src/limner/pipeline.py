@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.denoiser import Told, rehearse
+from limner.denoiser import Conditioned, rehearse
 from limner.diffusion.path import Discrete, Path
 from limner.diffusion.thrift import Memory, Thrift
 from limner.errors import BadInput, BadWeights, UnknownName
 from limner.families import Defaults, Family
-from limner.families.recognise import Checkpoint, Part, recognise
-from limner.memory import TILE, TILED, cost_of, free, give_back
+from limner.families.recognise import Checkpoint, recognise
+from limner.memory import TILE, TILED, cost_of, free
 from limner.models.bert import pool
 from limner.models.eye import Eye
 from limner.models.mini_autoencoder import MiniAutoencoder
@@ -29,7 +29,8 @@ from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
 from limner.models.unet import Unet
 from limner.models.vae import Vae
-from limner.nets import Nets, Undrawn, bare
+from limner.nets import Nets, bare
+from limner.nets import build as build
 from limner.nn.driven import Driven, undriven
 from limner.nn.periodic import periodic
 from limner.nn.tiles import in_tiles
@@ -39,7 +40,6 @@ from limner.store import find_model as find_model
 from limner.store import home
 from limner.types import Cond, Steer
 from limner.weights.io import read_tensors, sha256
-from limner.weights.layout import account
 from limner.words import Reading, Words, read_towers
 
 EXACT = ("text", "eye", "judge")  # of a mini model: small, and read in fp32
@@ -138,7 +138,7 @@ class Model:
         thrift: Thrift | None = None,
         few: int = 1,
         perturbed: bool = False,
-    ) -> Told:
+    ) -> Conditioned:
         """The network and its path as a function (x, t) -> x0; a cond of fewer rows serves x over and over.
 
         skip: blocks of a transformer that are left out, for skip-layer guidance. steer: (x, clock, cond, t) -> cond,
@@ -149,7 +149,7 @@ class Model:
         wishes = {"skip": skip, "few": few if few > 1 else 0, "perturbed": perturbed}
         wishes = {name: value for name, value in wishes.items() if value}
         memory = Memory(thrift) if thrift else None
-        return Told(self._walker, self.place, self.path, cond, steer, memory, wishes)
+        return Conditioned(self._walker, self.place, self.path, cond, steer, memory, wishes)
 
     @cached_property
     def _walker(self) -> Callable[[], nn.Module]:
@@ -158,7 +158,7 @@ class Model:
             return lambda: self._around("denoiser")
         held = self._around("denoiser")
         if isinstance(held, Driven):
-            held.rehearse = self._rehearse
+            held.rehearsal = (self._rehearse, repr(self.path))
         return lambda: held
 
     def _rehearse(self, net: nn.Module) -> None:
@@ -169,7 +169,8 @@ class Model:
         beside = self.beside(*shape[1:], grey)
         image = None if beside is None else beside.expand(len(cond), -1, -1, -1)
         scale = torch.full((len(cond),), 1.0, device=self.place.device) if self.guidance_inside else None
-        rehearse(Told(lambda: net, self.place, self.path, replace(cond, image=image, guidance=scale)), shape)
+        told = replace(cond, image=image, guidance=scale)
+        rehearse(Conditioned(lambda: net, self.place, self.path, told), shape)
 
     @torch.inference_mode()
     def to_latent(self, picture: Tensor) -> Tensor:
@@ -215,8 +216,6 @@ class Model:
         """
         side = self.family.latent.factor
         pixels = latent.shape[2] * latent.shape[3] * side**2
-        if pixels >= TILE**2:
-            give_back()
         tiled = self._tiled(pixels)
         if len(latent) > 1 and not self._fits(len(latent) * (TILE**2 if tiled else pixels)):
             return torch.cat([self.to_image(row, fast) for row in latent.split(1)])
@@ -411,19 +410,3 @@ def load_part(file: FilePath, family: Family, net: str) -> nn.Module:
     if part is None:
         raise BadWeights(f"{file} holds no {family.nets[net].name}")
     return build(part).float()
-
-
-def build(part: Part, partial: bool = False, quick: bool | None = None) -> nn.Module:
-    """A network with the weights of its files, mapped where they need not be turned; nothing is settled yet."""
-    config = part.config if quick is None or not hasattr(part.config, "quick") else replace(part.config, quick=quick)
-    where = str(part.files[0])
-    with torch.device("meta"), Undrawn():
-        built = part.kind.build(config)
-    wanted = {name: tuple(value.shape) for name, value in built.state_dict().items()}
-    tensors = part.tensors()
-    missing = account({name: tuple(value.shape) for name, value in tensors.items()}, wanted, where, partial)
-    for name in missing:
-        norm = name.endswith(".weight") and "norm" in name
-        tensors[name] = torch.ones(wanted[name]) if norm else torch.zeros(wanted[name])
-    built.load_state_dict({name: tensors[name] for name in wanted}, assign=True)
-    return built.eval().requires_grad_(False)

@@ -85,15 +85,10 @@ class Place:
         return self.device.type == "cpu" and self.dtype != torch.float32
 
     @property
-    def pairs(self) -> bool:
-        """Whether what is wanted and what is not are asked in one batch where rows are else computed alone."""
-        return self.one_by_one
-
-    @property
     def packs(self) -> bool:
         """Whether weights are to lie as oneDNN wants them: in bf16 that pays."""
-        plain = self.device.type == "cpu" and self.engine == "torch" and self.keep != "layer"
-        return plain and self.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        whole = self.device.type == "cpu" and self.engine == "torch" and self.keep != "layer"
+        return whole and self.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
 
     @property
     def memory(self) -> int:
@@ -143,7 +138,7 @@ def fuses_attention(dtype: torch.dtype) -> bool:
 
     In fp32 it is everywhere; in bf16 where there are AMX tiles.
     """
-    return dtype == torch.float32 or torch.cpu._is_amx_tile_supported()
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported())
 
 
 def precisions(device: str) -> tuple[Precision, ...]:

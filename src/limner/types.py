@@ -61,7 +61,7 @@ class Cond:
         return replace(self, **{name: _joined(mine[name], theirs[name]) for name in mine if mine[name] is not None})
 
     def filled(self, length: int) -> Cond:
-        """Tokens up to this length, the new ones hidden by the mask, so that they change nothing; none without one."""
+        """Tokens up to this length, the new ones hidden, so that they change nothing; as it is without a mask."""
         more = length - self.tokens.shape[1]
         if more <= 0 or self.mask is None:
             return self

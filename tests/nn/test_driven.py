@@ -183,6 +183,25 @@ def test_nothing_is_reported_to_anybody():
     assert child.stdout.strip() == "[]"
 
 
+def test_a_signal_is_heard_after_networks_have_gone():
+    """With AMX the engine puts the stack of signals elsewhere, and there it must stay."""
+    code = """if True:
+        import signal
+        import torch
+        from tests.nn.test_driven import Driven, mini
+        net, case = mini()
+        with torch.inference_mode():
+            first, second = (Driven(net, torch.bfloat16, lambda: "these") for _ in range(2))
+            first(*case(1, 5)), second(*case(1, 5))
+            del first
+            del second
+        signal.signal(signal.SIGINT, lambda *_: print("heard"))
+        signal.raise_signal(signal.SIGINT)
+    """
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stdout) == (0, "heard\n"), child.stderr[-500:]
+
+
 def test_conditions_are_taken_apart_and_laid_together():
     x = iter(range(100))
     draw = lambda: torch.full((1, 2, 3), float(next(x)))  # noqa: E731
@@ -197,9 +216,11 @@ def test_conditions_are_taken_apart_and_laid_together():
         flattened("x")
 
 
-def in_small(net: nn.Module, case: Callable[[int, int], tuple[Tensor, Tensor, Cond]], folder: Path | None = None):
+def in_small(
+    net: nn.Module, case: Callable[[int, int], tuple[Tensor, Tensor, Cond]], folder: Path | None = None, way: str = "so"
+) -> Driven:
     small = Driven(net, torch.float32, lambda: "these", folder, int8=True)
-    small.rehearse = lambda each: [each(*case(rows, 5)) for rows in (1, 2)]
+    small.rehearsal = (lambda each: [each(*case(rows, 5)) for rows in (1, 2)], way)
     return small
 
 
@@ -253,8 +274,11 @@ def test_what_a_rehearsal_showed_is_kept_with_the_graphs(tmp_path):
         "graph.bin", "graph.xml", "reach.json",
     ]  # fmt: skip
     again = Driven(net, torch.float32, lambda: "these", tmp_path, int8=True)
+    again.rehearsal = (lambda _: pytest.fail("it was rehearsed before"), "so")
     assert torch.equal(again(*case(1, 5)), want)
     assert again._reach == first._reach
+    in_small(net, case, tmp_path, "otherwise")(*case(1, 5))
+    assert len(list(tmp_path.iterdir())) == 4  # another way shows other numbers
     with pytest.raises(ValueError, match="must be rehearsed"):
         Driven(net, torch.float32, lambda: "others", tmp_path, int8=True)(*case(1, 5))
 

@@ -78,10 +78,10 @@ class Guided:
 
     @cached_property
     def _at_once(self) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]:
-        """Both asked, in one batch where the first knows how to be asked beside the other."""
+        """Both asked, in one batch where the first knows how to be asked with the other."""
         first, weight = self.positives[0]
-        beside = getattr(first, "beside", None) if len(self.positives) == 1 and weight == 1 else None
-        both = beside(self.negative) if beside else None
+        paired = getattr(first, "paired", None) if len(self.positives) == 1 and weight == 1 else None
+        both = paired(self.negative) if paired else None
         return both or (lambda x, t: (self._toward(x, t), self.negative(x, t)))
 
 

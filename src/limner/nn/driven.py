@@ -18,7 +18,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,11 +98,12 @@ class Driven(nn.Module):
     """A denoiser that is asked as the network inside is, and answers the same but for rounding.
 
     digest: says which weights these are. folder: where graphs are kept; None keeps none. int8: whether it multiplies
-    in 8 bits; then `rehearse` must have the network walk once, before it is asked. settle: brings the network to its
+    in 8 bits; then it is given a `rehearsal` before it is asked: who has the network walk once, and a word for his way,
+    since another way shows other numbers. settle: brings the network to its
     place, in fp32; it is held there while it is traced, and no longer.
     """
 
-    rehearse: Callable[[nn.Module], object] | None = None
+    rehearsal: tuple[Callable[[nn.Module], object], str] | None = None
 
     def __init__(
         self,
@@ -158,8 +159,8 @@ class Driven(nn.Module):
         return [torch.from_numpy(answer) for answer in answers.values()]
 
     def _compiled(self, key: str, told: Callable[[nn.Module], nn.Module], tensors: list[Tensor]) -> Any:
-        core = _openvino().Core()
-        kept = self._place_of(key, str(self._dtype), self._int8)
+        core = _core()
+        kept = self._kept_at(key, str(self._dtype), self._way if self._int8 else "")
         if kept and (kept / "graph.xml").exists():
             graph = core.read_model(kept / "graph.xml")
         else:
@@ -179,18 +180,23 @@ class Driven(nn.Module):
     @cached_property
     def _reach(self) -> Reach:
         """How large the numbers are that layers read: from the folder, or from a rehearsal."""
-        kept = self._place_of("reach")
+        kept = self._kept_at("reach", self._way)
         if kept and (kept / "reach.json").exists():
             found = json.loads((kept / "reach.json").read_text(encoding="utf-8"))
             return {name: (read, gave) for name, (read, gave) in found.items()}
-        if self.rehearse is None:
-            raise ValueError("a network that is to compute in 8 bits must be rehearsed")
-        reach = reach_of(self.net, self.rehearse)
+        assert self.rehearsal is not None
+        reach = reach_of(self.net, self.rehearsal[0])
         if kept:
             _keep(kept, lambda folder: (folder / "reach.json").write_text(json.dumps(reach), encoding="utf-8"))
         return reach
 
-    def _place_of(self, *what: object) -> Path | None:
+    @property
+    def _way(self) -> str:
+        if self.rehearsal is None:
+            raise ValueError("a network that is to compute in 8 bits must be rehearsed")
+        return self.rehearsal[1]
+
+    def _kept_at(self, *what: object) -> Path | None:
         """The folder of what is kept for these weights, this network and these versions; None: nothing is."""
         if self._folder is None:
             return None
@@ -231,6 +237,13 @@ def _openvino() -> Any:
     """The package without its reporting: merely to be imported it would tell a server, and so would its converter."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it looks for it, and goes without
     return importlib.import_module("openvino")
+
+
+@cache
+def _core() -> Any:
+    """The engine, one for the process: with AMX each has the system handle signals on a stack of its own, and when
+    several go, on one that has gone before: then the next Ctrl-C crashes."""
+    return _openvino().Core()
 
 
 def undriven(net: nn.Module) -> nn.Module:

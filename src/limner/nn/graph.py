@@ -22,8 +22,7 @@ LOW, HIGH = -128, 127
 LEAST = 1e-6  # magnitude
 SCOPE = "__module.net."  # what a tracer sets before the name of a layer
 QUIET = 1e-3  # of the loudest channel; quieter ones are taken for that
-Reach = Mapping[str, tuple[list[float], float]]  # of layers by name: the largest magnitude of each channel that they
-#                                                  read, and of all that they give
+Reach = Mapping[str, tuple[list[float], float]]  # by layer: the most of each channel that it reads, of all it gives
 
 
 def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:

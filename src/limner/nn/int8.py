@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from limner.nn.packed import LEAST, convolves_plainly, exchanged
+from limner.nn.packed import LEAST, StandIn, convolves_plainly, exchanged
 from limner.place import has_vnni
 
 MIDDLE = 128  # what 0 becomes
@@ -104,13 +104,11 @@ class Int8Linear(nn.Module):
         return y.to(self.dtype).view(*x.shape[:-1], self.out_features)
 
 
-class Int8Conv2d(nn.Module):
-    """A convolution in 8 bits: B I h w to B O h' w'."""
+class Int8Conv2d(StandIn):
+    """A convolution in 8 bits."""
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
-        self.padding_mode, self.dilation, self.dtype = layer.padding_mode, layer.dilation, dtype
+        super().__init__(layer, dtype)
         small, self.scales = small_weight(layer.weight.data)
         self.packed = torch.ops.onednn.qconv_prepack(
             small, self.scales, 1.0, 0, self.stride, self.padding, self.dilation, 1, None
@@ -118,11 +116,7 @@ class Int8Conv2d(nn.Module):
         self.zeros = torch.zeros(len(self.scales), dtype=torch.int32)
         self.bias = None if layer.bias is None else layer.bias.data.float()[:, None, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.padded(x, cast(tuple[int, int], self.padding))
-
     def padded(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
-        """With zeros of rows and columns around, so many."""
         small, scale = rounded(x.contiguous(memory_format=torch.channels_last), (1, 2, 3))
         y = torch.ops.onednn.qconv_pointwise(
             small, 1.0, MIDDLE, self.packed, self.scales, self.zeros, None, self.stride, padding, self.dilation, 1,

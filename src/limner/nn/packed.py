@@ -63,23 +63,33 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
 
 
-class PackedConv2d(nn.Module):
-    """A convolution: B I h w to B O h' w'."""
+class StandIn(nn.Module):
+    """What stands for a convolution, with its shape: B I h w to B O h' w'."""
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
         self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
         self.padding_mode, self.dilation, self.dtype = layer.padding_mode, layer.dilation, dtype
-        plain = layer.weight.data.to(dtype).contiguous().to_mkldnn()
-        how: Any = [self.padding, self.stride, self.dilation, 1, None]
-        self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *how)
-        self.bias = None if layer.bias is None else layer.bias.data.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.padded(x, cast(tuple[int, int], self.padding))
 
     def padded(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         """With zeros of rows and columns around, so many."""
+        raise NotImplementedError
+
+
+class PackedConv2d(StandIn):
+    """A convolution with packed weights."""
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__(layer, dtype)
+        plain = layer.weight.data.to(dtype).contiguous().to_mkldnn()
+        how: Any = [self.padding, self.stride, self.dilation, 1, None]
+        self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *how)
+        self.bias = None if layer.bias is None else layer.bias.data.to(dtype)
+
+    def padded(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         x = x.to(self.dtype, memory_format=torch.channels_last)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.packed, self.bias, padding, self.stride, self.dilation, 1, "none", [], ""

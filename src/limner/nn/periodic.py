@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.nn.int8 import Int8Conv2d
-from limner.nn.packed import PackedConv2d
+from limner.nn.packed import PackedConv2d, StandIn
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -29,8 +29,8 @@ class PeriodicConv2d(nn.Conv2d):
         return F.conv2d(input, weight, bias, self.stride, zeros, self.dilation, self.groups)
 
 
-class PeriodicInt8Conv2d(Int8Conv2d):
-    """The same in 8 bits."""
+class PeriodicStandIn(StandIn):
+    """The same for what stands for a convolution."""
 
     around: tuple[bool, bool]
 
@@ -38,23 +38,20 @@ class PeriodicInt8Conv2d(Int8Conv2d):
         return self.padded(*_wrapped(self, x))
 
 
-class PeriodicPackedConv2d(PackedConv2d):
-    """The same with packed weights."""
-
-    around: tuple[bool, bool]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.padded(*_wrapped(self, x))
+class PeriodicInt8Conv2d(PeriodicStandIn, Int8Conv2d):
+    """In 8 bits."""
 
 
-GOES_AROUND = {
+class PeriodicPackedConv2d(PeriodicStandIn, PackedConv2d):
+    """With packed weights."""
+
+
+GOES_AROUND: dict[type, type] = {
     nn.Conv2d: PeriodicConv2d, Int8Conv2d: PeriodicInt8Conv2d, PackedConv2d: PeriodicPackedConv2d,
 }  # fmt: skip
 
 
-def _wrapped(
-    layer: PeriodicConv2d | PeriodicInt8Conv2d | PeriodicPackedConv2d, input: Tensor
-) -> tuple[Tensor, tuple[int, int]]:
+def _wrapped(layer: PeriodicConv2d | PeriodicStandIn, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """What a convolution reads, with what lies beyond its borders, and how many zeros rows and columns still lack."""
     pad = [0, 0]
     for axis, goes in ((-1, layer.around[0]), (-2, layer.around[1])):

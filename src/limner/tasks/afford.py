@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from limner.errors import BadInput
-from limner.memory import CONTROL, TILE, WINDOWS, cost_of, free, gb, hold_freed
+from limner.memory import CONTROL, TILE, WINDOWS, cost_of, free, gb, let_go
 from limner.nets import Nets
 from limner.pipeline import Model
 from limner.place import Keep
@@ -55,7 +55,7 @@ def afforded(model: Model, recipes: Sequence[Recipe]) -> Model:
         )
     fit = [keep for keep in get_args(Keep) if needs[keep] <= there]
     if fit and model.adapts:
-        hold_freed(False)
+        let_go()
         return model.keeping(cast(Keep, fit[0]))
     raise BadInput(
         f"this needs about {gb(needs[kept])} and {gb(there)} are free; {_advice(model, recipes, needs, there)}"
