@@ -20,6 +20,22 @@ def test_attend_is_scaled_dot_product_attention(masked):
     torch.testing.assert_close(attend(q, k, v, mask), want, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("most", [1, 20, 200])
+@pytest.mark.parametrize("told", ["nothing", "a mask", "a bias for all", "a bias for each"])
+def test_in_blocks_it_is_the_same(monkeypatch, told: str, most: int):
+    """Scores that are more than fit at once go by head and by blocks of queries."""
+    q, k, v = qkv()
+    mask = torch.arange(7)[None] < torch.tensor([[7], [4]]) if told == "a mask" else None
+    bias = (
+        torch.randn((1, 1, 5, 7) if told.endswith("all") else (2, 3, 5, 7), dtype=torch.float64)
+        if "bias" in told
+        else None
+    )
+    want = attend(q, k, v, mask, bias, scale=0.5)
+    monkeypatch.setattr("limner.nn.attention.MOST_SCORES", most)
+    torch.testing.assert_close(attend(q, k, v, mask, bias, scale=0.5), want, rtol=0, atol=1e-12)
+
+
 def test_gradients_are_those_of_the_reference():
     ours, theirs = ([part.requires_grad_() for part in qkv()] for _ in range(2))
     mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])

@@ -1,4 +1,4 @@
-"""Packed layers: the products of plain ones to the bit, also where a picture goes around."""
+"""Packed layers: the products of plain ones, also where a picture goes around."""
 
 from copy import deepcopy
 
@@ -7,17 +7,19 @@ import torch
 from tests.conftest import tiny_net
 from torch import Tensor, nn
 
-from limner.nn.packed import PackedConv2d, PackedLinear, packed
+from limner.nn.packed import PackedConv2d, PackedLinear, PackedPointwise, packed
 from limner.nn.periodic import PeriodicPackedConv2d, periodic
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN here")
 
-LAYERS = {
-    "linear": (nn.Linear(320, 96), (2, 50, 320)),
-    "linear without bias": (nn.Linear(128, 64, bias=False), (7, 128)),
-    "3x3": (nn.Conv2d(64, 96, 3, padding=1), (2, 64, 9, 13)),
-    "3x3, stride 2": (nn.Conv2d(64, 48, 3, stride=2, padding=1), (2, 64, 8, 8)),
-    "1x1 without bias": (nn.Conv2d(48, 64, 1, bias=False), (3, 48, 5, 5)),
+LAYERS = {  # each with its input, and what it becomes
+    "linear": (nn.Linear(320, 96), (2, 50, 320), PackedLinear),
+    "linear without bias": (nn.Linear(128, 64, bias=False), (7, 128), PackedLinear),
+    "3x3": (nn.Conv2d(64, 96, 3, padding=1), (2, 64, 9, 13), PackedConv2d),
+    "3x3, stride 2": (nn.Conv2d(64, 48, 3, stride=2, padding=1), (2, 64, 8, 8), PackedConv2d),
+    "1x1": (nn.Conv2d(96, 320, 1), (1, 96, 7, 5), PackedPointwise),
+    "1x1 without bias": (nn.Conv2d(48, 64, 1, bias=False), (3, 48, 5, 5), PackedPointwise),
+    "1x1, stride 2": (nn.Conv2d(64, 64, 1, stride=2), (1, 64, 8, 8), PackedConv2d),
 }
 
 
@@ -29,11 +31,12 @@ def drawn(*shape: int) -> Tensor:
 @pytest.mark.parametrize("name", LAYERS)
 @torch.inference_mode()
 def test_a_packed_layer_is_the_plain_one(name: str, dtype: torch.dtype):
-    layer, shape = deepcopy(LAYERS[name][0]).to(dtype), LAYERS[name][1]
+    layer, shape, kind = LAYERS[name]
+    layer = deepcopy(layer).to(dtype)
     x = drawn(*shape).to(dtype)
     gone: list[Tensor] = []
     net = packed(nn.Sequential(layer), dtype, gone.append)
-    assert isinstance(net[0], PackedLinear if isinstance(layer, nn.Linear) else PackedConv2d)
+    assert type(net[0]) is kind
     assert [each.data_ptr() for each in gone] == [layer.weight.data_ptr()]
     found, want = net(x), layer(x)
     assert found.dtype == dtype and found.shape == want.shape

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from limner.place import fuses_attention
 
-MOST_SCORES = 2**25  # scores that plain products hold at once: 64 MiB in bf16; longer pictures go by blocks of queries
+MOST_SCORES = 2**21  # that plain products hold at once, 4 MiB in bf16, which caches keep; more go by head and block
 
 
 def attend(
@@ -33,19 +35,23 @@ def attend(
             bias = bias.masked_fill(~keep, float("-inf"))
         added = keep if bias is None else bias.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    rows = max(1, MOST_SCORES // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
-    if rows >= q.shape[2]:
-        return _attend(q, k, v, keep, bias, scale)
-    parts = [
-        _attend(part, k, v, keep, None if bias is None else bias[:, :, i * rows : (i + 1) * rows], scale)
-        for i, part in enumerate(q.split(rows, dim=2))
-    ]
-    return torch.cat(parts, dim=2)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    B, K, T, S = *q.shape[:3], k.shape[2]
+    if B * K * T * S <= MOST_SCORES:
+        return _attend(q, k, v, keep, bias)
+    bias = None if bias is None else bias.expand(B, K, -1, -1)
+    rows, parts = max(1, MOST_SCORES // S), []
+    for b, h in product(range(B), range(K)):
+        one, head = slice(b, b + 1), slice(h, h + 1)
+        for first in range(0, T, rows):
+            here = (one, head, slice(first, first + rows))
+            part = (q[here], k[one, head], v[one, head])
+            parts.append(_attend(*part, None if keep is None else keep[one], None if bias is None else bias[here]))
+    return torch.cat(parts, dim=2).view(B, K, T, -1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, bias: Tensor | None, scale: float) -> Tensor:
-    scores = q @ k.transpose(-2, -1) * scale  # B K T S
+def _attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
+    scores = q @ k.transpose(-2, -1)  # B K T S
     if bias is not None:
         scores = scores + bias
     if keep is not None:
