@@ -7,9 +7,9 @@ A random checkpoint in fp16 is written once as a single file and as a folder of 
 without T5 13 GB together) and deleted at the end. Every peer is a process of its own, so that its peak memory is its
 own. All stay open and are asked in turn, A B A B; where memory would not hold them all, each is opened anew for every
 round, which the heading says. A step is one guided evaluation of the network (two rows); three are asked in each round,
-after a first one that is not counted.
-`agrees` is how near the guided answer comes to Limner's in fp32, in dB below the span of the answer; of a program
-that only paints whole pictures, how near a picture of one step from the same noise comes.
+one at 1024 pixels, after a first one that is not counted. A picture of 20 steps is reckoned from its parts; what does
+not compute each step whole paints it. `agrees` is how near the guided answer comes to Limner's in fp32, in dB below the
+span of the answer; of a program that only paints whole pictures, how near a picture of one step from the same noise.
 
 The peers are in `rivals.py`. What is not installed is named with its reason. To have them all, in an environment apart:
 
@@ -43,7 +43,7 @@ import numpy as np
 
 import loading
 import rivals
-from rivals import PEERS, Job
+from rivals import PEERS, STEPS, Job
 
 MEDIUM = {net: config for net, config in loading.SD35.items() if net != "text_3"}  # T5 is no part of a step
 SMALL_MEDIUM = {
@@ -59,8 +59,7 @@ MODELS: dict[str, tuple[str, Any, Any, int]] = {  # family, published and tiny c
     "sd35-medium": ("sd35", MEDIUM, SMALL_MEDIUM, 1024),
     "mini": ("mini", {}, {}, 128),
 }
-ASKED = 3  # steps in each round
-STEPS = 20  # of the picture that is reckoned from its parts
+ASKED, LARGE = 3, 1024  # steps in each round; one where a side has so many pixels
 ROOM = 1.6  # times its weights in fp32 that a peer may take
 SHARE = 0.8  # of free memory that all may take together
 GB = 1e9
@@ -206,6 +205,8 @@ def measure(model: str, names: Sequence[str], asked: argparse.Namespace, home: P
         for one in here:
             if (apart or not number) and not one.gone:
                 one.ask("first step", f"{one.name}.npy" if not number else "")
+                if one.name.endswith("balanced") and not one.gone:
+                    one.ask("first painted")
                 if apart:
                     ask_all([one])
                     if not number and "limner" in one.name and not one.gone:
@@ -225,7 +226,7 @@ def measure(model: str, names: Sequence[str], asked: argparse.Namespace, home: P
 
 def ask_all(workers: Sequence[Worker]) -> None:
     """One round: each verb, of each in turn, and several steps; whole programs are asked once."""
-    for verb in ("text", *["step"] * ASKED, "decode"):
+    for verb in ("text", *["step"] * (ASKED if workers[0].job.size < LARGE else 1), "decode", "painted"):
         for one in workers:
             whole = one.name.startswith("sd.cpp")
             if not one.gone and (not whole or verb == "text"):
@@ -249,7 +250,7 @@ def row_of(one: Worker, others: Sequence[Worker], home: Path) -> dict[str, Any]:
         alike = len(ours) == len(row["each step"])
         pairs = zip(row["each step"], ours, strict=True) if alike else [(row["step"], statistics.median(ours))]
         row["ratio"] = statistics.median(a / b for a, b in pairs)
-    row["total"] = row.get("text", 0.0) + STEPS * row["step"] + row["decode"]
+    row["total"] = row.get("painted", row.get("text", 0.0) + STEPS * row["step"] + row["decode"])
     exact = next((name for name in ("limner fp32", "limner") if (home / f"{name}.npy").exists()), "")
     if exact and exact != one.name:
         own, picture = home / f"{one.name}.npy", one.name.startswith("sd.cpp")

@@ -2,7 +2,8 @@
 
 `open` loads a job's checkpoint and gives what can be asked of it: "text" (both prompts), "step" (one guided
 evaluation) and "decode", functions that answer with arrays; or "whole", for a program that does not open up: it paints
-a picture of one step and tells the seconds of its parts itself. A setting is a row of data.
+a picture of one step and tells the seconds of its parts itself. What does not compute its steps whole has "painted",
+a picture of many steps, besides. A setting is a row of data.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ Verbs = dict[str, Callable[[], Any]]
 PROMPTS = ("a red apple on a wooden table", "")  # what is wanted, and what is not
 SCALE = 5.0  # of guidance
 SEED = 42  # of the picture that whole programs paint
+STEPS = 20  # of the picture that is painted, or reckoned from its parts
 DRAWN = 4  # inputs that a calibration sees
 
 
@@ -79,14 +81,15 @@ def wide(job: Job, dtype: str) -> str:
     return "no bf16 in this processor (--emulated measures it all the same)" if emulates else ""
 
 
-def limner(job: Job, precision: str = "", keep: str = "all", engine: str = "") -> Verbs:
+def limner(job: Job, precision: str = "", keep: str = "all", engine: str = "", effort: str = "") -> Verbs:
     import torch
 
-    from limner import load
+    from limner import load, paint
     from limner.diffusion.guide import guided
     from limner.memory import hold_freed
     from limner.place import find_place
     from limner.rng import Noise
+    from limner.tasks.run import begin
     from limner.words import Reading
 
     torch.set_num_threads(job.threads)
@@ -115,7 +118,15 @@ def limner(job: Job, precision: str = "", keep: str = "all", engine: str = "") -
         noise = Noise(SEED, "nv")(1, *x.shape[1:]).to(place.device)
         return model.to_image(denoiser(model.path.s(t) * noise, t))[:, :3].numpy()
 
-    return {"text": text, "step": step, "decode": lambda: model.to_image(z)[:, :3].numpy(), "picture": picture}
+    def painted() -> Any:
+        """The whole of it, from words to pixels, by the deterministic sampler that saves most steps."""
+        wishes: dict[str, Any] = {"width": job.size, "height": job.size, "steps": STEPS, "sampler": "dpmpp_2m"}
+        return paint(
+            model, begin(model, prompt=PROMPTS[0], cfg_scale=SCALE, seed=SEED, effort=effort, **wishes)
+        ).numpy()
+
+    verbs = {"text": text, "step": step, "decode": lambda: model.to_image(z)[:, :3].numpy(), "picture": picture}
+    return verbs | ({"painted": painted} if effort else {})
 
 
 def alike(job: Job, precision: str) -> str:
@@ -325,6 +336,12 @@ def known() -> Iterator[Peer]:
         yield Peer(
             f"limner openvino {precision}".strip(), ("limner", "openvino"),
             lambda job, precision=precision: limner(job, precision, engine="openvino"), on_cpu,  # type: ignore[misc]
+        )  # fmt: skip
+    for engine, precision in (("", ""), ("openvino", ""), ("openvino", "int8")):
+        yield Peer(
+            " ".join(filter(None, ("limner", engine, precision, "balanced"))), ("limner", *filter(None, (engine,))),
+            lambda job, how=(precision, "all", engine, "balanced"): limner(job, *how),  # type: ignore[misc]
+            on_cpu if engine else lambda _: "",
         )  # fmt: skip
     for keep in ("one", "layer"):
         yield Peer(f"limner keep {keep}", ("limner",), lambda job, keep=keep: limner(job, keep=keep))  # type: ignore[misc]
