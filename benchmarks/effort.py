@@ -35,8 +35,10 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"deep_every": 2},
     {"deep_every": 3},
     {"deep_every": 4},
+    {"deep_every": 4, "guide_every": 4, "ease_in": False},
     {"deep_every": 3, "guide_every": 3},
     {"effort": "balanced"},
+    {"effort": "balanced", "late": 0.8},
     {"effort": "fast"},
 )
 

@@ -26,17 +26,18 @@ def test_json_and_back_is_the_same_recipe(prompt: str, negative: str, seed: int,
 
 def test_version_1_keeps_loading():
     recipe = Recipe.from_json(VERSION_1)
-    assert recipe == Recipe(prompt="a red apple", seed=7, style="flat")
-    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 6}).items()
+    assert recipe == Recipe(prompt="a red apple", seed=7, style="flat", ease_in=False)
+    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 7}).items()
 
 
 def test_older_versions_finished_every_seed_before_they_were_compared():
-    assert Recipe.from_json('{"version": 4, "best_of": 8}') == Recipe(best_of=8, best_after=1.0)
+    assert Recipe.from_json('{"version": 4, "best_of": 8}') == Recipe(best_of=8, best_after=1.0, ease_in=False)
     assert renewed({"version": 4, "prompt": "x"}) == {
-        "version": 6, "prompt": "x", "best_after": 1.0, "pag_scale": 0.0,
+        "version": 7, "prompt": "x", "best_after": 1.0, "pag_scale": 0.0, "ease_in": False,
     }  # fmt: skip
-    assert renewed({"version": 5, "best_of": 8}) == {"version": 6, "best_of": 8, "pag_scale": 0.0}
-    assert renewed({"version": 6}) == {"version": 6} and renewed({}) == {}
+    assert renewed({"version": 5, "best_of": 8}) == {"version": 7, "best_of": 8, "pag_scale": 0.0, "ease_in": False}
+    assert Recipe.from_json('{"version": 6, "deep_every": 4, "guide_every": 2}').ease_in is False
+    assert renewed({"version": 7}) == {"version": 7} and renewed({}) == {}
     assert renewed({"prompt": "x"}) == {"prompt": "x"} and renewed({"version": "new"}) == {"version": "new"}
 
 
@@ -60,10 +61,15 @@ def test_an_effort_is_a_word_for_fields_and_those_that_are_told_stay():
 
 
 def test_guidance_is_never_taken_from_features_of_different_ages():
+    even = {"deep_every": 4, "ease_in": False}
     for fits in (1, 2, 4, 8):
-        assert Recipe.of({"deep_every": 4, "guide_every": fits}).guide_every == fits
+        assert Recipe.of(even | {"guide_every": fits}).guide_every == fits
     with pytest.raises(BadInput, match=r"guide_every should divide deep_every \(4\) or be a multiple of it, not 6"):
-        Recipe.of({"deep_every": 4, "guide_every": 6})
+        Recipe.of(even | {"guide_every": 6})
+    for fits in ((4, 1), (4, 4), (1, 4)):
+        assert Recipe.of(dict(zip(("deep_every", "guide_every"), fits, strict=True))).ease_in
+    with pytest.raises(BadInput, match=r"guide_every should be 1 or deep_every \(4\), where gaps ease in, not 8"):
+        Recipe.of({"deep_every": 4, "guide_every": 8})
 
 
 def test_the_id_tells_recipes_apart_and_nothing_else():
@@ -122,9 +128,9 @@ def test_but_checks_again():
     [
         ("{", "not the JSON of a recipe"),
         ("[1]", "no object"),
-        ('{"version": 7}', "of version 7; this Limner knows up to 6"),
-        ('{"version": "new"}', "version should be 6, not 'new'"),
-        ('{"version": 0}', "version should be 6, not 0"),
+        ('{"version": 8}', "of version 8; this Limner knows up to 7"),
+        ('{"version": "new"}', "version should be 7, not 'new'"),
+        ('{"version": 0}', "version should be 7, not 0"),
         ('{"cfg_scale": NaN}', "cfg_scale should be"),
     ],
 )

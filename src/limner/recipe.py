@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from limner.errors import BadInput, UnknownName
 
-VERSION = 6
+VERSION = 7
 MEANT: dict[int, dict[str, Any]] = {  # by recipes that are older than a version, of which a model now has its own idea
     5: {"best_after": 1.0},
     6: {"pag_scale": 0.0},
+    7: {"ease_in": False},
 }
 SHIPPED = ("mini",)  # models inside the package
 MAX_SEED = 2**63 - 1
@@ -25,8 +26,8 @@ Pixels = Annotated[int, Field(ge=0, le=2**16)]
 
 EFFORTS: dict[str, dict[str, Any]] = {  # points on the measured curve of time against fidelity
     "exact": {},
-    "balanced": {"deep_every": 4, "guide_every": 4, "late": 0.7},
-    "fast": {"deep_every": 4, "guide_every": 4, "late": 0.75},
+    "balanced": {"deep_every": 4, "guide_every": 4},
+    "fast": {"deep_every": 6, "guide_every": 6, "late": 0.9},
 }
 
 
@@ -71,7 +72,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[6] = 6
+    version: Literal[7] = 7
     task: Task = "paint"
     model: str = "mini"  # a name or a path
     prompt: str = ""  # empty: unconditional
@@ -125,6 +126,7 @@ class Recipe(BaseModel):
     toward: str = ""  # another prompt
     blend: Share = 0.0  # how much of it
     deep_every: Few = 1  # late steps whose deep layers are asked; the others carry over what the last two gave
+    ease_in: bool = True  # the first gaps of late steps are shorter: 2, 3, up to every
     guide_every: Few = 1  # late steps at which guidance is computed anew
     late: Share = 0.7  # the time, 1 is noise, from which steps are late
     few_keys: Annotated[int, Field(ge=1, le=4)] = 1  # rows and columns of a large picture that UNets' attention sees
@@ -158,8 +160,10 @@ class Recipe(BaseModel):
     @field_validator("guide_every")
     @classmethod
     def _in_step(cls, value: int, info: ValidationInfo) -> int:
-        deep = info.data.get("deep_every", 1)
-        if value % deep and deep % value:  # else guidance would be the difference of features of different ages
+        deep = info.data.get("deep_every", 1)  # else guidance would be the difference of features of different ages
+        if info.data.get("ease_in") and value not in (1, deep) and deep > 1:
+            raise ValueError(f"should be 1 or deep_every ({deep}), where gaps ease in")
+        if value % deep and deep % value:
             raise ValueError(f"should divide deep_every ({deep}) or be a multiple of it")
         return value
 

@@ -18,6 +18,22 @@ def test_early_steps_are_whole_and_then_every_third():
     assert [t for t in STATIONS if thrift.whole(t)] == [1.0, 0.9, 0.8, 0.4, 0.1]
 
 
+@pytest.mark.parametrize(
+    ("every", "whole"),
+    [(2, (0.8, 0.5, 0.3, 0.1)), (3, (0.8, 0.5, 0.2)), (4, (0.8, 0.5, 0.2)), (6, (0.8, 0.5, 0.2))],
+)
+def test_where_it_eases_in_gaps_grow_from_two(every: int, whole: tuple[float, ...]):
+    thrift = Thrift.over(STATIONS, every, late=0.7, eases=True)
+    assert thrift is not None
+    assert tuple(t for t in STATIONS if thrift.whole(t)) == (1.0, 0.9, *whole)
+
+
+def test_gaps_that_have_grown_stay():
+    thrift = Thrift.over([1 - i / 20 for i in range(20)], 4, late=0.78, eases=True)
+    assert thrift is not None
+    assert [i for i, t in enumerate(thrift.stations) if thrift.whole(t)] == [0, 1, 2, 3, 4, 6, 9, 13, 17]
+
+
 def test_a_time_between_two_stations_belongs_to_the_one_before():
     thrift = Thrift.over(STATIONS, 3, late=0.7)
     assert thrift is not None

@@ -115,6 +115,10 @@ class Wishes:
     deep_every: Annotated[Number, flag("Ask deep layers at every so many late steps.", "--deep-every")] = None
     guide_every: Annotated[Number, flag("Compute guidance anew at every so many late steps.", "--guide-every")] = None
     late: Annotated[Real, flag("The time from which steps are late; 1 is noise.", "--late")] = None
+    ease_in: Annotated[
+        bool | None,
+        Parameter(name="--ease-in", negative="--no-ease-in", help="Their first gaps are shorter: 2, 3, up to every."),
+    ] = None
     few_keys: Annotated[
         Number, flag("Attend to every so many rows and columns of a large picture (UNets).", "--few-keys")
     ] = None

@@ -18,22 +18,30 @@ LEAN = 0.5  # of the way that a straight line through the last two whole steps w
 
 @dataclass(frozen=True)
 class Thrift:
-    """Which steps of a walk are whole: all down to the time `late`, from there every `every`-th."""
+    """Which steps of a walk are whole: all down to the time `late`, from there every `every`-th.
+
+    Where it eases in, the first of these comes after 2 steps, the next after 3, and so on up to `every`: what changes
+    slowly at the end still changes fast where late steps begin.
+    """
 
     stations: tuple[float, ...]
     every: int
     late: float
+    eases: bool = False
 
     @classmethod
-    def over(cls, stations: Sequence[float], every: int, late: float) -> Thrift | None:
+    def over(cls, stations: Sequence[float], every: int, late: float, eases: bool = False) -> Thrift | None:
         """None where every step is whole."""
-        return cls(tuple(sorted(stations, reverse=True)), every, late) if every > 1 else None
+        return cls(tuple(sorted(stations, reverse=True)), every, late, eases) if every > 1 else None
 
     def whole(self, t: float) -> bool:
         """Whether the step at t is; times between two stations belong to the one before."""
-        last = sum(station > self.late for station in self.stations)  # the steps before the late ones
-        at = sum(station >= t for station in self.stations)
-        return t > self.late or (at - last) % self.every == 0
+        early = sum(station > self.late for station in self.stations)
+        left = sum(station >= t for station in self.stations) - early  # 1 at the first late step
+        gap = 2 if self.eases else self.every
+        while left > gap:
+            left, gap = left - gap, min(gap + 1, self.every)
+        return t > self.late or left == gap
 
 
 class Memory:

@@ -20,7 +20,7 @@ from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
 from limner.types import Cond, Deep, Tensors
 
-EDGE = 2  # steps at either end that are asked anew where the deep ones are carried over
+EDGE = 1  # steps at either end that are asked anew where the deep ones are carried over (as in arXiv 2312.00858)
 MANY = 1024  # places above which `few` thins out what they attend to
 
 Pair = tuple[Tensor, Tensor]  # a key and a value, B S D each

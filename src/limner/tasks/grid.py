@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from limner.board import labelled_grid, side_by_side
 from limner.errors import BadInput, UnknownName
-from limner.recipe import EFFORTS, Recipe
+from limner.recipe import EFFORTS, Recipe, spent
 
 MOST = 10_000  # cells of a plot, and values of an axis: a slip of the finger should not fill a disk
 ALIASES = {  # what people type -> the field
@@ -190,7 +190,7 @@ def value_of(field: str, text: str, recipe: Recipe | None = None) -> Any:
         (recipe or Recipe()).but(width=width, height=height)
         return width, height
     if field == "effort":
-        made = Recipe.of({"effort": text})
+        made = Recipe.of({"late": (recipe or Recipe()).late} | spent({"effort": text}))
         return tuple(getattr(made, name) for name in SEVERAL[field])
     value: Any = _read(field, text)
     if field in ("sampler", "schedule"):

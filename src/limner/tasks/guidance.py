@@ -177,7 +177,8 @@ def _guided(
             stages.append((stations[round(until * recipe.steps)], denoiser))
         return staged(stages) if len(stages) > 1 else stages[0][1]
 
-    deep, guide = (Thrift.over(stations, n, recipe.late) for n in (recipe.deep_every, recipe.guide_every))
+    every = (recipe.deep_every, recipe.guide_every)
+    deep, guide = (Thrift.over(stations, n, recipe.late, recipe.ease_in) for n in every)
     positives = [(speak(said), said.weight) for said in talk.wanted]
     negative = speak(talk.unwanted)
     if model.variant == "edit" and image is not None:

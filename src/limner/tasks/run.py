@@ -21,7 +21,7 @@ from limner.diffusion.times import SCHEDULES
 from limner.errors import BadInput
 from limner.models.text.prompt import parse
 from limner.pipeline import Model
-from limner.recipe import Recipe
+from limner.recipe import Recipe, spent
 from limner.regions import parse_box
 from limner.tasks.canvas import Canvas
 from limner.tasks.guidance import tile_of
@@ -38,11 +38,11 @@ def begin(model: Model, /, **wishes: Any) -> Recipe:
     """A recipe with what the model's family and the task like, where the wishes say nothing; names are brought to one
     spelling. Refuses what this model cannot do, before anything is painted.
     """
-    ours = model.defaults
+    ours, wishes = model.defaults, spent(wishes)
     wishes["task"] = TASKS.name(wishes.get("task", "paint"))
     likes = {"steps": ours.steps, "sampler": ours.sampler, "schedule": ours.schedule}
     likes |= {"cfg_scale": ours.cfg_scale, "cfg_interval": ours.cfg_interval}
-    likes |= {"pag_scale": ours.pag_scale, "pag_interval": ours.pag_interval}
+    likes |= {"pag_scale": ours.pag_scale, "pag_interval": ours.pag_interval, "late": ours.late}
     likes["syntax"] = "a1111" if model.family.towers else "plain"
     if Recipe.of(likes | wishes).best_of > 1:  # what is not even a recipe is told first
         likes["best_after"] = EARLY
