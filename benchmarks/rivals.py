@@ -148,7 +148,8 @@ def pipeline(job: Job, dtype: str) -> Any:
     diffusers.utils.logging.set_verbosity_error()
     torch.set_num_threads(job.threads)
     torch.set_grad_enabled(False)
-    pipe = diffusers.DiffusionPipeline.from_pretrained(job.folder, torch_dtype=getattr(torch, dtype))
+    without = dict.fromkeys(("text_encoder_3", "tokenizer_3") if job.family == "sd35" else ())  # T5
+    pipe = diffusers.DiffusionPipeline.from_pretrained(job.folder, torch_dtype=getattr(torch, dtype), **without)
     return pipe.to(job.device)
 
 
