@@ -27,7 +27,7 @@ Pixels = Annotated[int, Field(ge=0, le=2**16)]
 EFFORTS: dict[str, dict[str, Any]] = {  # points on the measured curve of time against fidelity
     "exact": {},
     "balanced": {"deep_every": 4, "guide_every": 4},
-    "fast": {"deep_every": 6, "guide_every": 6, "late": 0.9},
+    "fast": {"deep_every": 6, "guide_every": 6, "late": 0.87},
 }
 
 
