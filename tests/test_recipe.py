@@ -32,10 +32,9 @@ def test_version_1_keeps_loading():
 
 def test_older_versions_finished_every_seed_before_they_were_compared():
     assert Recipe.from_json('{"version": 4, "best_of": 8}') == Recipe(best_of=8, best_after=1.0, ease_in=False)
-    assert renewed({"version": 4, "prompt": "x"}) == {
-        "version": 7, "prompt": "x", "best_after": 1.0, "pag_scale": 0.0, "ease_in": False,
-    }  # fmt: skip
-    assert renewed({"version": 5, "best_of": 8}) == {"version": 7, "best_of": 8, "pag_scale": 0.0, "ease_in": False}
+    since = {"version": 7, "pag_scale": 0.0, "ease_in": False, "late": 0.7}
+    assert renewed({"version": 4, "prompt": "x"}) == since | {"prompt": "x", "best_after": 1.0}
+    assert renewed({"version": 5, "best_of": 8}) == since | {"best_of": 8}
     assert Recipe.from_json('{"version": 6, "deep_every": 4, "guide_every": 2}').ease_in is False
     assert renewed({"version": 7}) == {"version": 7} and renewed({}) == {}
     assert renewed({"prompt": "x"}) == {"prompt": "x"} and renewed({"version": "new"}) == {"version": "new"}

@@ -14,7 +14,7 @@ VERSION = 7
 MEANT: dict[int, dict[str, Any]] = {  # by recipes that are older than a version, of which a model now has its own idea
     5: {"best_after": 1.0},
     6: {"pag_scale": 0.0},
-    7: {"ease_in": False},
+    7: {"ease_in": False, "late": 0.7},
 }
 SHIPPED = ("mini",)  # models inside the package
 MAX_SEED = 2**63 - 1
