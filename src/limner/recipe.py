@@ -160,8 +160,9 @@ class Recipe(BaseModel):
     @field_validator("guide_every")
     @classmethod
     def _in_step(cls, value: int, info: ValidationInfo) -> int:
-        deep = info.data.get("deep_every", 1)  # else guidance would be the difference of features of different ages
-        if info.data.get("ease_in") and value not in (1, deep) and deep > 1:
+        deep = info.data.get("deep_every", 1)
+        # else guidance would be the difference of features of different ages
+        if info.data.get("ease_in") and deep > 1 and value not in (1, deep):
             raise ValueError(f"should be 1 or deep_every ({deep}), where gaps ease in")
         if value % deep and deep % value:
             raise ValueError(f"should divide deep_every ({deep}) or be a multiple of it")

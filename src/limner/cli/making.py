@@ -117,7 +117,11 @@ class Wishes:
     late: Annotated[Real, flag("The time from which steps are late; 1 is noise.", "--late")] = None
     ease_in: Annotated[
         bool | None,
-        Parameter(name="--ease-in", negative="--no-ease-in", help="Their first gaps are shorter: 2, 3, up to every."),
+        Parameter(
+            name="--ease-in",
+            negative="--no-ease-in",
+            help="Their first gaps are shorter: 2, 3, up to every; --no-ease-in: none.",
+        ),
     ] = None
     few_keys: Annotated[
         Number, flag("Attend to every so many rows and columns of a large picture (UNets).", "--few-keys")
