@@ -78,6 +78,44 @@ def test_what_is_freed_is_held_until_it_is_given_back():
     assert child.stdout.split() == ["False", "True", "False", "False"]
 
 
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no large pages")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries cannot be told")
+def test_what_is_held_is_wished_in_large_pages_and_takes_nothing_before_it_is_used():
+    code = """if True:
+        import ctypes
+        from limner import memory
+
+        def said(key):
+            return next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]
+
+        def wished(size):
+            held = bytearray(size)
+            at = ctypes.addressof(ctypes.c_char.from_buffer(held)) + size // 2
+            for line in open("/proc/self/smaps"):
+                if "-" in line.split()[0]:
+                    first, last = (int(end, 16) for end in line.split()[0].split("-"))
+                    here = first <= at < last
+                elif line.startswith("VmFlags") and here:
+                    return "hg" in line.split()
+
+        before = int(said("VmRSS"))
+        assert memory.hold_freed()
+        print(int(said("VmRSS")) - before < 2**14)  # KiB
+        print(wished(2**27), wished(2**29))
+        memory.let_go()
+        print(wished(2**27))
+    """
+    told = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    child = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
+    assert child.stdout.split() == ["True", "True", "True", "False"]
+
+
+def test_large_pages_are_told_as_the_system_has_them():
+    there = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    told = memory.large_pages()
+    assert f"[{told}]" in there.read_text() if there.exists() else told == ""
+
+
 def test_who_told_the_c_library_himself_has_his_way(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert not memory.hold_freed()

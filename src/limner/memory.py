@@ -21,6 +21,9 @@ CONTROL = 0.5  # a ControlNet is not half of its model
 STREAMED = 256 * MIB  # the largest layer of a published network in fp32, and what of others is not streamed
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # glibc's names for what mallopt sets
 MAPPED, TRIMMED = 2**16, 2**17  # what they are unless told
+NEVER = -1  # of a threshold
+PAGE, HUGEPAGE = 2 * MIB, 14  # a large page of x86 and of most ARM, and what Linux calls the wish for such
+MOST_HEAP = 2**35  # bytes of addresses that are marked so
 _holding: list[Any] = []  # the C library, while it is told to hold
 GROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # versions 2 and 1
 
@@ -85,7 +88,7 @@ def _folders() -> list[Path]:
 
 
 def hold_freed() -> bool:
-    """Has the C library keep what is freed for the next step, where it is glibc; whether it listened.
+    """Has the C library keep what is freed for the next step, in large pages, where it is glibc; whether it listened.
 
     Else large tensors go back to the system when they are freed, and their pages come anew, zeroed, in the next layer.
     For programs, since it is so for the whole process until `let_go`. Who set glibc's own variables has his way.
@@ -93,9 +96,32 @@ def hold_freed() -> bool:
     if not any(name.startswith("MALLOC_") for name in os.environ):
         with suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)
-            if libc.mallopt(MMAP_MAX, 0) and libc.mallopt(TRIM_THRESHOLD, 2**31 - 1):
+            if libc.mallopt(MMAP_MAX, 0) and libc.mallopt(TRIM_THRESHOLD, NEVER):
                 _holding[:] = [libc]
+                _in_large_pages(libc, min(free(), MOST_HEAP))
     return bool(_holding)
+
+
+def _in_large_pages(libc: Any, size: int) -> None:
+    """Has the next `size` bytes of the heap lie in pages of 2 MiB, where the system gives them to who asks.
+
+    They are asked for, marked and given back to the heap, and none is there before it is used. In pages of 4 KiB a
+    processor looks up anew, every few rows of a matrix, where in memory it is.
+    """
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes, libc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    if start := libc.malloc(size):
+        first = -(-start // PAGE) * PAGE
+        libc.madvise(first, (start + size - first) // PAGE * PAGE, HUGEPAGE)
+        libc.free(start)
+
+
+def large_pages() -> str:
+    """To whom Linux gives pages of 2 MiB: "always" to everybody, "madvise" to who asks, "never"; "" where it is silent."""
+    with suppress(OSError, IndexError):
+        told = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+        return told.split("[")[1].split("]")[0]
+    return ""
 
 
 def let_go() -> None:

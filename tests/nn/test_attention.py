@@ -45,6 +45,24 @@ def test_gradients_are_those_of_the_reference():
         torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("most", [0, 2**26])
+def test_in_bf16_gradients_come_back_through_plain_products_while_scores_are_few(monkeypatch, most: int):
+    """There PyTorch's fused kernel takes its time on the way back; where scores are many it holds none of them."""
+    asked = []
+    fused = F.scaled_dot_product_attention
+    monkeypatch.setattr("limner.nn.attention.MOST_LEARNT", most)
+    monkeypatch.setattr("limner.nn.attention.fuses_attention", lambda _: True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: asked.append(1) or fused(*a, **k))
+    ours = [part.bfloat16().requires_grad_() for part in qkv()]
+    theirs = [part.detach().double().requires_grad_() for part in ours]
+    mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    attend(*ours, mask).square().sum().backward()
+    assert len(asked) == (most == 0)
+    fused(*theirs, attn_mask=mask[:, None, None]).square().sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine.grad - other.grad).norm() < 0.02 * other.grad.norm()
+
+
 def test_what_the_mask_hides_does_not_count_whatever_it_is():
     q, k, v = qkv()
     mask = torch.tensor([[True] * 4 + [False] * 3] * 2)

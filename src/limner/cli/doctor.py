@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from limner.place import Place
 
 WIDTH = 1024  # of the layer that is tried
+PAGES = {
+    "always": "of 2 MiB for everybody", "madvise": "of 2 MiB for who asks, as painting and training do",
+    "never": "of 4 KiB alone, in which products take longer", "": "not known",
+}  # fmt: skip
 APART = 0.02  # relative error that bf16's eight bits of precision stay under
 
 
@@ -29,6 +33,7 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print it as JSON.")] = False
     """
     import torch
 
+    from limner.memory import large_pages
     from limner.pipeline import SHIPPED
     from limner.place import engines, find_place, precisions
 
@@ -39,6 +44,7 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print it as JSON.")] = False
         "torch": torch.__version__,
         "cores": f"{os.cpu_count()}, of which torch uses {torch.get_num_threads()}",
         "memory": _memory(),
+        "its pages": PAGES.get(large_pages(), "not known"),
         "devices": ", ".join(_devices()),
         "will use": f"{place.device.type} in {_name(place.dtype)}, because {place.why}",
         "precisions": ", ".join(precisions(place.device.type)),

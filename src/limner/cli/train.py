@@ -81,10 +81,12 @@ def denoiser(
 def _train(net: str, span: str, set_: list[str] | None, device: str, **asked: Any) -> None:
     seconds = to_seconds(span)  # before anything heavy, so that a slip is told at once
     from limner.config import parse_settings
+    from limner.memory import hold_freed
     from limner.place import find_place
     from limner.train.stages import STAGES, Setup
 
     place = find_place(device)  # type: ignore[arg-type]
+    hold_freed()
     setup = Setup(settings=parse_settings(set_ or []), seconds=seconds, place=place, **asked)
     _say(f"{net}: reading {setup.data} ...")
     follow(STAGES[net](setup), setup)
