@@ -117,7 +117,7 @@ def _in_large_pages(libc: Any, size: int) -> None:
 
 
 def large_pages() -> str:
-    """To whom Linux gives pages of 2 MiB: "always" to everybody, "madvise" to who asks, "never"; "" where it is silent."""
+    """To whom Linux gives pages of 2 MiB: "always" to all, "madvise" to who asks, "never"; "" where it says nothing."""
     with suppress(OSError, IndexError):
         told = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
         return told.split("[")[1].split("]")[0]
