@@ -17,10 +17,10 @@ from tests.conftest import tiny_net
 from torch import Tensor, nn
 
 from limner.models.mini_transformer import MiniTransformer, MiniTransformerConfig
-from limner.models.unet import GatedLinear
-from limner.nn import driven
+from limner.nn import driven, graph
 from limner.nn.driven import Driven, filled, flattened, rebuilt, undriven
-from limner.nn.int8 import eligible
+from limner.nn.gated import GatedLinear
+from limner.nn.int8 import eligible, small_weight
 from limner.types import Cond
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
@@ -245,6 +245,7 @@ def test_a_graph_in_8_bits_has_small_weights_and_rounds_what_is_read():
     keep = driven.in_8_bits
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driven, "in_8_bits", lambda *told: graphs.append(keep(*told)) or graphs[0])
+        patch.setattr(graph, "CLEAR", 0.0)  # all of them
         small(*case(1, 5))
     nodes = list(graphs[0].get_ops())
     reach = small._reach
@@ -263,6 +264,69 @@ def test_a_graph_in_8_bits_has_small_weights_and_rounds_what_is_read():
         while above.get_type_name() in ("Reshape", "Transpose"):
             above = above.input_value(0).get_node()
         assert above.get_type_name() == "FakeQuantize"
+
+
+class Tails(nn.Module):
+    """Two layers; what the second reads has few large numbers among many small ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.tailed = nn.Linear(64, 96), nn.Linear(96, 64)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self.tailed((self.plain(x) + t + cond.tokens.mean()) ** 3)
+
+
+def tails() -> tuple[nn.Module, Callable[[int, int], tuple[Tensor, Tensor, Cond]]]:
+    torch.manual_seed(0)
+
+    def case(rows: int, words: int) -> tuple[Tensor, Tensor, Cond]:
+        rng = torch.Generator().manual_seed(rows + words)
+        x = torch.randn(rows, 300, 64, generator=rng)
+        return x, torch.zeros(1), Cond(torch.randn(rows, words, 8, generator=rng))
+
+    return Tails().eval().requires_grad_(False), case
+
+
+@torch.inference_mode()
+def test_a_layer_that_would_drown_in_noise_stays_as_it_is(monkeypatch):
+    net, case = tails()
+
+    def apart_and_small() -> tuple[float, int]:
+        small, graphs = in_small(net, case), []
+        keep = driven.in_8_bits
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(driven, "in_8_bits", lambda *told: graphs.append(keep(*told)) or graphs[0])
+            found = small(*case(1, 5))
+        nodes = list(graphs[0].get_ops())
+        return apart(found, net(*case(1, 5))), sum(node.get_type_name() == "FakeQuantize" for node in nodes)
+
+    some, count = apart_and_small()
+    monkeypatch.setattr(graph, "CLEAR", 0.0)
+    every, both = apart_and_small()
+    assert (count, both) == (1, 2) and some < 0.7 * every, (some, every)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["linear", "3x3"])
+@pytest.mark.parametrize("tail", [1, 3])
+def test_how_clear_an_answer_stays_is_foreseen(kind, tail):
+    """Against the noise that rounding really makes, which is less where many numbers are far below a step."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 96) if kind == "linear" else nn.Conv2d(64, 96, 3, padding=1)
+    x = torch.randn(4, 400, 64) ** tail if kind == "linear" else torch.randn(4, 64, 20, 20) ** tail
+    net = nn.Sequential(layer)
+    (seen,) = graph.reach_of(net, lambda each: each(x)).values()
+    small, scales = small_weight(layer.weight.data)
+    rounded = small * scales.view(-1, *[1] * (small.ndim - 1))
+    step = max(seen.read) / 127
+    layer.bias.zero_()
+    want = layer(x)
+    told = graph.clearness(layer.weight.data, rounded - layer.weight.data, torch.ones(64), seen)
+    layer.weight.copy_(rounded)
+    noise = layer((x / step).round() * step) - want
+    really = 10 * float(torch.log10(want.square().mean() / noise.square().mean()))
+    assert told - 0.5 < really < told + (0.5 if tail == 1 else 3)
 
 
 @torch.inference_mode()

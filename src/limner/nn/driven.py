@@ -25,11 +25,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limner.nn.graph import Reach, in_8_bits, in_parts, reach_of
+from limner.nn.graph import Reach, Seen, in_8_bits, in_parts, reach_of
 from limner.types import Cond, Deep
 
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
-FORMAT = 4  # of the graphs in the folder; what a network computes is part of it
+FORMAT = 5  # of the graphs in the folder; what a network computes is part of it
 MOST = 8  # graphs that a network holds; the one that was asked longest ago goes
 WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a graph
 Form = Any  # nested: None, (shape, type), or a tuple of these
@@ -183,7 +183,7 @@ class Driven(nn.Module):
         kept = self._kept_at("reach", self._way)
         if kept and (kept / "reach.json").exists():
             found = json.loads((kept / "reach.json").read_text(encoding="utf-8"))
-            return {name: (read, gave) for name, (read, gave) in found.items()}
+            return {name: Seen(*each) for name, each in found.items()}
         assert self.rehearsal is not None
         reach = reach_of(self.net, self.rehearsal[0])
         if kept:

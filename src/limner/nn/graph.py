@@ -4,13 +4,15 @@ For 8 bits it is seen in a walk beforehand how large the numbers are that layers
 each output channel (`small_weight`); what layers read, and the queries and keys of attention, are int8 with one scale
 each, by the largest magnitude that was seen. Greater ones are cut off. Before, half of what channels differ by is moved
 from what is read into the weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, equation 4, by what is read alone,
-so that layers that read the same round it once).
+so that layers that read the same round it once). What a layer gives that reads a few large numbers among many small
+ones, as behind a gate, would drown in the noise of rounding; such layers stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,19 +24,32 @@ LOW, HIGH = -128, 127
 LEAST = 1e-6  # magnitude
 SCOPE = "__module.net."  # what a tracer sets before the name of a layer
 QUIET = 1e-3  # of the loudest channel; quieter ones are taken for that
-Reach = Mapping[str, tuple[list[float], float]]  # by layer: the most of each channel that it reads, of all it gives
+CLEAR = 33.0  # dB that what a layer gives must stand above the noise of rounding
+
+
+class Seen(NamedTuple):
+    """Of a layer."""
+
+    read: list[float]  # the greatest magnitude of each channel that it reads
+    squares: list[float]  # and the mean square
+    gave: float  # the greatest magnitude of all that it gives
+    power: float  # and the mean square, without its bias
+
+
+Reach = Mapping[str, Seen]  # by the layer's name
 
 
 def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
     """What the layers of a network that can multiply in 8 bits read and give while it walks."""
-    found: dict[str, tuple[Tensor, float]] = {}
+    found: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
 
     def seen(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
         def look(layer: nn.Module, read: tuple[Tensor], gave: Tensor) -> None:
-            channels = read[0].transpose(1, -1) if isinstance(layer, nn.Conv2d) else read[0]
-            magnitudes, most = channels.flatten(0, -2).abs().amax(0).float(), float(gave.abs().max())
-            before = found.get(name, (magnitudes, most))
-            found[name] = torch.maximum(before[0], magnitudes), max(before[1], most)
+            x, y = (v.float().transpose(1, -1) if isinstance(layer, nn.Conv2d) else v.float() for v in (read[0], gave))
+            bias: Any = layer.bias
+            x, bare = x.flatten(0, -2), y if bias is None else y - bias  # N I, ... O
+            told = (x.abs().amax(0), x.square().mean(0), y.abs().amax(), bare.square().mean())
+            found.setdefault(name, []).append(told)
 
         return look
 
@@ -44,7 +59,24 @@ def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: (magnitudes.tolist(), most) for name, (magnitudes, most) in found.items()}
+    return {name: _gathered(each) for name, each in found.items()}
+
+
+def _gathered(told: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Seen:
+    read, squares, gave, power = (torch.stack(each) for each in zip(*told, strict=True))
+    return Seen(read.amax(0).tolist(), squares.mean(0).tolist(), float(gave.max()), float(power.mean()))
+
+
+def clearness(weight: Tensor, error: Tensor, shares: Tensor, seen: Seen) -> float:
+    """dB of what a layer gives above the noise that is in it when what it reads and its weights are rounded.
+
+    weight: O I ..., with the shares of its channels, I, moved into it; error: what rounding changes in it. Numbers that
+    are rounded to steps of a size s are wrong by s / sqrt(12).
+    """
+    step = max(seen.read) / HIGH
+    inputs = step**2 / 12 * float(weight.square().sum())
+    weights = float((error.transpose(0, 1).flatten(1).square().sum(1) * torch.tensor(seen.squares) / shares**2).sum())
+    return 10 * math.log10(max(seen.power * len(weight), 1e-30) / max(inputs + weights, 1e-30))
 
 
 def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
@@ -65,19 +97,22 @@ def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
     for node in graph.get_ordered_ops():
         if (name := _layer(node)) in reach:
             weight: Tensor = net.get_submodule(name).weight.data  # type: ignore[assignment]
-            read = torch.tensor(reach[name][0])
+            read = torch.tensor(reach[name].read)
             most = max(float(read.max()), LEAST)
             shares = (read / most).clamp(min=QUIET).sqrt()  # of each channel in the weights
-            small, scales = small_weight(weight * shares.view(-1, *[1] * (weight.ndim - 2)))
-            whole = op.convert(op.constant(small.numpy()), "f32")
+            weight = weight * shares.view(-1, *[1] * (weight.ndim - 2))
+            small, scales = small_weight(weight)
             scales = scales.view(-1, *[1] * (weight.ndim - 1))
+            if clearness(weight, small * scales - weight, shares, reach[name]) < CLEAR:
+                continue
+            whole = op.convert(op.constant(small.numpy()), "f32")
             places = shares.view(1, -1, 1, 1) if weight.ndim == 4 else shares
             node.input(0).replace_source_output(rounded(node.input_value(0), most, places.numpy()))
             node.input(1).replace_source_output(op.multiply(whole, op.constant(scales.numpy())).output(0))
         elif node.get_type_name() == "ScaledDotProductAttention":
             for input in _from_layers(node, reach):
                 layer = input.get_source_output()
-                most = max(reach[_layer(layer.get_node())][1], LEAST)
+                most = max(reach[_layer(layer.get_node())].gave, LEAST)
                 input.replace_source_output(rounded(layer, most, np.ones(1, np.float32)))
     graph.validate_nodes_and_infer_types()
     return graph
