@@ -1,6 +1,6 @@
-"""What steps that are not computed whole save, and what they cost in fidelity, on the model that ships.
+"""What steps that are not computed whole save, and what they cost in fidelity, on the model that ships or on another.
 
-    python benchmarks/effort.py [--steps 24] [--rounds 3] [--sheet SHEET.png]
+    python benchmarks/effort.py [--model mini] [--size PIXELS] [--steps 24] [--rounds 3] [--sheet SHEET.png]
 
 Every setting paints the same prompts and seeds as the exact walk beside it. It prints the time as a ratio (medians,
 taken in turn), and the mean and least PSNR of the pictures on white against the exact ones. The last rows take fewer
@@ -53,15 +53,22 @@ def pictures(model: Model, wishes: dict[str, Any]) -> tuple[Tensor, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="mini", help="mini, or any model")
+    parser.add_argument("--size", type=int, default=0, help="pixels of a side; 0: what the model likes")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samplers", nargs="+", default=["dpmpp_2m", "euler_ancestral"])
     parser.add_argument("--sheet", type=Path, help="where to put the pictures of the last sampler, a row a setting")
     told = parser.parse_args()
-    model = limner.load("mini")
+    measure(limner.load(told.model), told)
+
+
+def measure(model: Model, told: Any) -> None:
+    """A table for each sampler, printed row by row. told: samplers, steps, size, rounds and sheet, as asked for."""
+    side = told.size or model.defaults.size[0]
     fewer = tuple({"steps": round(told.steps * share)} for share in (0.8, 0.6, 0.5))
     for sampler in told.samplers:
-        walk = {"sampler": sampler, "steps": told.steps}
+        walk: dict[str, Any] = {"sampler": sampler, "steps": told.steps, "width": side, "height": side}
         pictures(model, walk)  # warm
         exact = pictures(model, walk)[0].mul(255).round() / 255
         strips = []

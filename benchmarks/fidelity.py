@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def opened(setting: Setting, asked: argparse.Namespace, file: str) -> Any:
     return load(file, place, parts=[str(asked.taesd)] if asked.taesd else ())
 
 
-def paint(model: Any, setting: Setting, asked: argparse.Namespace) -> tuple[Any, float]:
+def paint(model: Any, setting: Setting, asked: Any) -> tuple[Any, float]:
     """The pictures, B 4 H W, and the seconds of one of them."""
     import torch
 
@@ -125,11 +125,13 @@ def why_not(setting: Setting, asked: argparse.Namespace, model: Any) -> str:
     return ""
 
 
-def measure(asked: argparse.Namespace, file: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def measure(
+    asked: Any, file: str, open_: Callable[[Setting, Any, str], Any] = opened
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row for each setting, and the pictures of those that were painted."""
     from limner.evaluate.metrics import psnr_on_white
 
-    exact = opened(EXACT, asked, file)
+    exact = open_(EXACT, asked, file)
     whole, _ = paint(exact, EXACT, asked)  # warm
     whole = whole.mul(255).round() / 255
     rows: list[dict[str, Any]] = []
@@ -140,7 +142,7 @@ def measure(asked: argparse.Namespace, file: str) -> tuple[list[dict[str, Any]],
         if why := why_not(setting, asked, exact):
             rows.append({"setting": setting.name, "why": why})
             continue
-        model = exact if not setting.place or setting is EXACT else opened(setting, asked, file)
+        model = exact if not setting.place or setting is EXACT else open_(setting, asked, file)
         found, _ = paint(model, setting, asked) if model is not exact else (whole, 0.0)  # warm
         times, ratios = [], []
         for _ in range(asked.rounds):
@@ -197,17 +199,22 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
             shapes = loading.names_of("sd15", loading.SMALL if asked.tiny else loading.SD15)
             file = str(loading.write_random(Path(home) / "sd15.safetensors", shapes))
         rows, pictures = measure(asked, file)
-    heading = f"{asked.model}, {asked.pictures} pictures, {asked.rounds} rounds"
-    print(table(heading, rows))
+    report(asked.model, rows, pictures, asked)
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def report(model: str, rows: Sequence[Mapping[str, Any]], pictures: Mapping[str, Any], asked: Any) -> None:
+    """The table, printed, and the sheet where one is asked for."""
+    heading = f"{model}, {asked.pictures} pictures, {asked.rounds} rounds"
+    print(table(heading, rows))
     if asked.sheet:
         from limner.evaluate.sheet import Strip, Tile, draw_sheet
 
         heads = [PROMPTS[seed % len(PROMPTS)] for seed in range(asked.pictures)]
         strips = [Strip(name, [Tile(picture) for picture in found]) for name, found in pictures.items()]
         draw_sheet(heading, heads, strips).save(asked.sheet)
-    return rows
 
 
 if __name__ == "__main__":

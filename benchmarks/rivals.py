@@ -237,6 +237,8 @@ def convert(job: Job, int8: bool = False) -> None:
         there.mkdir(exist_ok=True)
         pipe = pipeline(job, "float32")
         told, said = conditions(job, pipe), pipe.vae.config
+        for name in [name for name in pipe.components if name.startswith("text_encoder")]:
+            setattr(pipe, name, None)  # of the large models not everything fits beside the graph
         x, z = (torch.from_numpy(job.array(name)) for name in "xz")
 
         class Net(torch.nn.Module):
