@@ -11,7 +11,7 @@ ones, as behind a gate, would drown in the noise of rounding; such layers stay a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,15 +41,18 @@ Reach = Mapping[str, Seen]  # by the layer's name
 
 def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
     """What the layers of a network that can multiply in 8 bits read and give while it walks."""
-    found: dict[str, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
+    found: dict[str, _Tally] = {}
 
     def seen(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
         def look(layer: nn.Module, read: tuple[Tensor], gave: Tensor) -> None:
-            x, y = (v.float().transpose(1, -1) if isinstance(layer, nn.Conv2d) else v.float() for v in (read[0], gave))
-            bias: Any = layer.bias
-            x, bare = x.flatten(0, -2), y if bias is None else y - bias  # N I, ... O
-            told = (x.abs().amax(0), x.square().mean(0), y.abs().amax(), bare.square().mean())
-            found.setdefault(name, []).append(told)
+            x, axis = read[0], 1 if isinstance(layer, nn.Conv2d) else read[0].ndim - 1
+            over, norm = [i for i in range(x.ndim) if i != axis], torch.linalg.vector_norm
+            most, squares = norm(x, math.inf, over), norm(x, 2, over).square() * (x.shape[axis] / x.numel())
+            bias: Any = 0.0 if layer.bias is None else layer.bias.view(-1, *[1] * (x.ndim - 1 - axis))  # type: ignore
+            given, power = float(norm(gave, math.inf)), float(norm(gave - bias).square() / gave.numel())
+            if name not in found:
+                found[name] = _Tally(most, squares)
+            found[name].add(most, squares, given, power)
 
         return look
 
@@ -59,12 +62,23 @@ def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: _gathered(each) for name, each in found.items()}
+    return {name: tally.seen() for name, tally in found.items()}
 
 
-def _gathered(told: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Seen:
-    read, squares, gave, power = (torch.stack(each) for each in zip(*told, strict=True))
-    return Seen(read.amax(0).tolist(), squares.mean(0).tolist(), float(gave.max()), float(power.mean()))
+class _Tally:
+    """Sums of what was seen, in place: small tensors that stay keep large ones from lying where others lay."""
+
+    def __init__(self, read: Tensor, squares: Tensor) -> None:
+        self.read, self.squares = torch.zeros_like(read), torch.zeros_like(squares)
+        self.gave, self.power, self.count = 0.0, 0.0, 0
+
+    def add(self, read: Tensor, squares: Tensor, gave: float, power: float) -> None:
+        torch.maximum(self.read, read, out=self.read)
+        self.squares += squares
+        self.gave, self.power, self.count = max(self.gave, gave), self.power + power, self.count + 1
+
+    def seen(self) -> Seen:
+        return Seen(self.read.tolist(), (self.squares / self.count).tolist(), self.gave, self.power / self.count)
 
 
 def clearness(weight: Tensor, error: Tensor, shares: Tensor, seen: Seen) -> float:
