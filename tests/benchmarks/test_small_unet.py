@@ -28,6 +28,7 @@ def drawn(tmp_path: Path) -> Path:
 
 def test_it_learns_paints_and_is_measured_and_a_second_call_does_not_learn_anew(drawn, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(small_unet.effort, "SETTINGS", ({}, {"effort": "fast"}))
+    monkeypatch.setattr(small_unet, "hold_freed", lambda: True)  # it would be so for all tests that follow
     out = tmp_path / "out"
     words = ["--data", str(drawn), "--out", str(out), "--tiny", "--steps", "2", "--settings", "bf16"]
     small_unet.main(words)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
-from limner.nn.gated import GatedLinear
 from limner.types import Cond, Deep, Tensors
 
 EDGE = 1  # steps at either end that are asked anew where the deep ones are carried over (as in arXiv 2312.00858)
@@ -126,6 +125,18 @@ class CrossAttention(nn.Module):
         for k, v in seen:
             y = y + attend(q, split_heads(k.to(q.dtype), self.heads), split_heads(v.to(q.dtype), self.heads))
         return self.to_out(join_heads(y))  # B T D
+
+
+class GatedLinear(nn.Module):
+    """GEGLU (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)  # B T M each
+        return value * F.gelu(gate)
 
 
 class FeedForward(nn.Module):

@@ -1,8 +1,7 @@
 """Linear layers and convolutions whose weights lie as oneDNN wants them, on the CPU, for painting only.
 
 PyTorch brings weights into that order anew at every call, which in bf16 takes as long as the products where pictures
-are small and channels are many. The products are the same, but that another kernel may sum them in another order. What
-is done to each number of a product, a GELU or a gate, is done while it is at hand, and rounded once.
+are small and channels are many. The products are the same, but that another kernel may sum them in another order.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-
-from limner.nn.gated import GatedLinear
 
 Net = TypeVar("Net", bound=nn.Module)
 LEAST = 32  # channels in and out from which on a layer gains
@@ -32,33 +29,22 @@ def exchanged(
     net: Net, other: Callable[[str, nn.Module], nn.Module | None], release: Callable[[Tensor], object]
 ) -> Net:
     """The network itself, each layer exchanged for what `other` makes of it by name; None leaves it as it is."""
-    inside = " "  # what stands for a layer stands for all in it
     for name, layer in list(net.named_modules()):
-        if not name.startswith(inside) and (made := other(name, layer)):
+        if made := other(name, layer):
             parent, _, last = name.rpartition(".")
             setattr(net.get_submodule(parent), last, made)
-            inside = f"{name}."
-            for weight in (getattr(part, "weight", None) for part in layer.modules()):
-                if weight is not None:
-                    release(weight.data)
+            release(cast(Tensor, layer.weight).data)
     return net
 
 
 def _pack(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
-    match layer:
-        case GatedLinear() if _gains(layer.proj):
-            return PackedGatedLinear(layer, dtype)
-        case nn.Linear() if _gains(layer):
-            return PackedLinear(layer, dtype)
-        case nn.Conv2d() if _gains(layer):
-            return PackedPointwise(layer, dtype) if _is_pointwise(layer) else PackedConv2d(layer, dtype)
-    return None
-
-
-def _gains(layer: nn.Module) -> bool:
     if not isinstance(layer, (nn.Linear, nn.Conv2d)) or min(layer.weight.shape[:2]) < LEAST:
-        return False
-    return layer.weight.numel() > FEW if isinstance(layer, nn.Linear) else convolves_plainly(layer)
+        return None
+    if isinstance(layer, nn.Linear):
+        return PackedLinear(layer, dtype) if layer.weight.numel() > FEW else None
+    if not convolves_plainly(layer):
+        return None
+    return PackedPointwise(layer, dtype) if _is_pointwise(layer) else PackedConv2d(layer, dtype)
 
 
 def _is_pointwise(layer: nn.Conv2d) -> bool:
@@ -92,21 +78,6 @@ class PackedPointwise(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class PackedGatedLinear(nn.Module):
-    """A gated linear layer: its halves are a product each."""
-
-    def __init__(self, layer: GatedLinear, dtype: torch.dtype) -> None:
-        super().__init__()
-        weights, self.biases = (value.data.to(dtype).chunk(2) for value in (layer.proj.weight, layer.proj.bias))
-        self.packed = [torch.ops.mkldnn._reorder_linear_weight(weight, None) for weight in weights]
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.dtype)
-        gate = torch.ops.mkldnn._linear_pointwise(x, self.packed[1], self.biases[1], "gelu", [], "none")
-        return torch.ops.mkldnn._linear_pointwise.binary(x, gate, self.packed[0], self.biases[0], "mul")
 
 
 class StandIn(nn.Module):
