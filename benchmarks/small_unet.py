@@ -132,7 +132,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=40.0, help="of training")
     parser.add_argument("--styles", nargs="*", default=[], help="train on these alone; without it, on all")
     parser.add_argument("--steps", type=int, default=30, help="of the pictures that are measured")
-    parser.add_argument("--settings", nargs="*", default=["bf16", "int8", "openvino bf16", "openvino int8"])
+    names = [setting.name for setting in fidelity.SETTINGS]
+    numbers = ["bf16", "int8", "openvino bf16", "openvino int8"]
+    parser.add_argument("--settings", nargs="+", default=numbers, choices=names, metavar="NAME")
     parser.add_argument("--tiny", action="store_true", help="a smaller network, a few steps")
     asked = parser.parse_args(words)
     hold_freed()
