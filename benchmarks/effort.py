@@ -37,9 +37,11 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"deep_every": 4},
     {"deep_every": 4, "guide_every": 4, "ease_in": False},
     {"deep_every": 3, "guide_every": 3},
-    {"effort": "balanced"},
-    {"effort": "balanced", "late": 0.8},
-    {"effort": "fast"},
+    {"ask_every": 2},
+    {"ask_every": 3},
+    {"ask_every": 4},
+    {"ask_every": 2, "late": 0.97},
+    {"ask_every": 2, "late": 0.85},
 )
 
 

@@ -27,16 +27,17 @@ def test_json_and_back_is_the_same_recipe(prompt: str, negative: str, seed: int,
 def test_version_1_keeps_loading():
     recipe = Recipe.from_json(VERSION_1)
     assert recipe == Recipe(prompt="a red apple", seed=7, style="flat", ease_in=False)
-    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 7}).items()
+    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 8}).items()
 
 
 def test_older_versions_finished_every_seed_before_they_were_compared():
     assert Recipe.from_json('{"version": 4, "best_of": 8}') == Recipe(best_of=8, best_after=1.0, ease_in=False)
-    since = {"version": 7, "pag_scale": 0.0, "ease_in": False, "late": 0.7}
+    since = {"version": 8, "pag_scale": 0.0, "ease_in": False, "late": 0.7}
     assert renewed({"version": 4, "prompt": "x"}) == since | {"prompt": "x", "best_after": 1.0}
     assert renewed({"version": 5, "best_of": 8}) == since | {"best_of": 8}
     assert Recipe.from_json('{"version": 6, "deep_every": 4, "guide_every": 2}').ease_in is False
-    assert renewed({"version": 7}) == {"version": 7} and renewed({}) == {}
+    assert Recipe.from_json('{"version": 7, "deep_every": 4, "guide_every": 4}').ask_every == 1
+    assert renewed({"version": 8}) == {"version": 8} and renewed({}) == {}
     assert renewed({"prompt": "x"}) == {"prompt": "x"} and renewed({"version": "new"}) == {"version": "new"}
 
 
@@ -52,7 +53,7 @@ def test_seeds_are_compared_after_a_share_of_the_first_walk(changes: dict, steps
 
 def test_an_effort_is_a_word_for_fields_and_those_that_are_told_stay():
     recipe = Recipe.of({"effort": "balanced", "late": 0.5})
-    assert recipe == Recipe(deep_every=EFFORTS["balanced"]["deep_every"], guide_every=4, late=0.5)
+    assert recipe == Recipe(ask_every=EFFORTS["balanced"]["ask_every"], late=0.5)
     assert Recipe.of({"effort": "exact"}) == Recipe()
     assert "effort" not in recipe.model_dump()
     with pytest.raises(UnknownName, match="no effort is called 'fst': did you mean fast"):
@@ -69,6 +70,15 @@ def test_guidance_is_never_taken_from_features_of_different_ages():
         assert Recipe.of(dict(zip(("deep_every", "guide_every"), fits, strict=True))).ease_in
     with pytest.raises(BadInput, match=r"guide_every should be 1 or deep_every \(4\), where gaps ease in, not 8"):
         Recipe.of({"deep_every": 4, "guide_every": 8})
+
+
+def test_what_is_carried_over_whole_is_not_carried_over_in_parts_too():
+    assert Recipe.of({"ask_every": 3}).ask_every == 3
+    for part in ("deep_every", "guide_every"):
+        with pytest.raises(BadInput, match="ask_every should be 1 beside deep_every or guide_every"):
+            Recipe.of({"ask_every": 2, part: 2})
+        with pytest.raises(BadInput, match="ask_every should be 1 beside deep_every or guide_every"):
+            Recipe.of({"effort": "balanced", part: 4})
 
 
 def test_the_id_tells_recipes_apart_and_nothing_else():
@@ -127,9 +137,9 @@ def test_but_checks_again():
     [
         ("{", "not the JSON of a recipe"),
         ("[1]", "no object"),
-        ('{"version": 8}', "of version 8; this Limner knows up to 7"),
-        ('{"version": "new"}', "version should be 7, not 'new'"),
-        ('{"version": 0}', "version should be 7, not 0"),
+        ('{"version": 9}', "of version 9; this Limner knows up to 8"),
+        ('{"version": "new"}', "version should be 8, not 'new'"),
+        ('{"version": 0}', "version should be 8, not 0"),
         ('{"cfg_scale": NaN}', "cfg_scale should be"),
     ],
 )

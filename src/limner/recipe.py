@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from limner.errors import BadInput, UnknownName
 
-VERSION = 7
+VERSION = 8
 MEANT: dict[int, dict[str, Any]] = {  # by recipes that are older than a version, of which a model now has its own idea
     5: {"best_after": 1.0},
     6: {"pag_scale": 0.0},
@@ -26,8 +26,8 @@ Pixels = Annotated[int, Field(ge=0, le=2**16)]
 
 EFFORTS: dict[str, dict[str, Any]] = {  # points on the measured curve of time against fidelity
     "exact": {},
-    "balanced": {"deep_every": 4, "guide_every": 4},
-    "fast": {"deep_every": 6, "guide_every": 6, "late": 0.87},
+    "balanced": {"deep_every": 1, "guide_every": 1, "ask_every": 2},
+    "fast": {"deep_every": 1, "guide_every": 1, "ask_every": 4},
 }
 
 
@@ -72,7 +72,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[7] = 7
+    version: Literal[8] = 8
     task: Task = "paint"
     model: str = "mini"  # a name or a path
     prompt: str = ""  # empty: unconditional
@@ -128,6 +128,7 @@ class Recipe(BaseModel):
     deep_every: Few = 1  # late steps whose deep layers are asked; the others carry over what the last two gave
     ease_in: bool = True  # the first gaps of late steps are shorter: 2, 3, up to every
     guide_every: Few = 1  # late steps at which guidance is computed anew
+    ask_every: Few = 1  # late steps at which the denoiser is asked at all; the others carry over what it answered
     late: Share = 0.7  # the time, 1 is noise, from which steps are late
     few_keys: Annotated[int, Field(ge=1, le=4)] = 1  # rows and columns of a large picture that UNets' attention sees
     precision: Literal["", "fp32", "bf16", "fp16", "int8"] = ""  # of the denoiser; "": what the machine is fast in
@@ -166,6 +167,13 @@ class Recipe(BaseModel):
             raise ValueError(f"should be 1 or deep_every ({deep}), where gaps ease in")
         if value % deep and deep % value:
             raise ValueError(f"should divide deep_every ({deep}) or be a multiple of it")
+        return value
+
+    @field_validator("ask_every")
+    @classmethod
+    def _whole_or_in_part(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and (info.data.get("deep_every", 1), info.data.get("guide_every", 1)) != (1, 1):
+            raise ValueError("should be 1 beside deep_every or guide_every: what is carried over whole has no parts")
         return value
 
     @property

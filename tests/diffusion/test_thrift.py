@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from limner.diffusion.guide import guided
+from limner.diffusion.guide import Carried, guided, pair
 from limner.diffusion.thrift import LEAN, Memory, Thrift, carried
 
 STATIONS = [1.0, 0.9, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
@@ -123,3 +123,31 @@ def test_guidance_carries_the_difference_over(rescale):
         both = again.pair(x, t)
         torch.testing.assert_close(both[0], plain(x, t))
         torch.testing.assert_close(both[1], x - 1)
+
+
+def test_a_whole_answer_is_carried_over_and_nobody_is_asked():
+    asked: list[float] = []
+
+    def denoiser(x: Tensor, t: float) -> Tensor:
+        asked.append(t)
+        return torch.full_like(x, t)
+
+    carrying = Carried(denoiser, Memory(Thrift(tuple(STATIONS), 3, 0.7)))
+    x = torch.zeros(2, 4, 5, 5, dtype=torch.float64)
+    got = {t: carrying(x, t)[0, 0, 0, 0].item() for t in STATIONS}
+    assert asked == [t for t in STATIONS if t in (1.0, 0.9, 0.8, 0.4, 0.1)]
+    assert all(got[t] == t for t in asked) and got[0.3] == pytest.approx(0.4 - LEAN * 0.1)
+
+
+def test_both_estimates_are_carried_over_for_samplers_that_want_both():
+    plain = guided(lambda x, t: x + t, lambda x, t: x - t, 5.0)
+    x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    carrying = Carried(plain, Memory(Thrift(tuple(STATIONS), 3, 0.7)))
+    for t in STATIONS:
+        near = t if t in (1.0, 0.9, 0.8, 0.4, 0.1) else None
+        got, want = pair(carrying, x, t), plain.pair(x, t)
+        for mine, theirs in zip(got, want, strict=True):
+            assert near is None or torch.equal(mine, theirs)
+        torch.testing.assert_close((got[0] - x) / 9, x - got[1])  # 9 t and t, whatever is carried
+    twice = Carried(lambda x, t: x + t, Memory(Thrift(tuple(STATIONS), 3, 0.7)))
+    assert all(torch.equal(*pair(twice, x, t)) for t in STATIONS)

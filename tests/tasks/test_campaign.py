@@ -114,7 +114,10 @@ def test_a_template_takes_its_words_from_columns():
 
 def test_an_effort_is_a_column_unless_the_prompt_wants_it_as_a_word():
     jobs = plan(rows_of("prompt,effort\na,fast\nb,\n"), {"late": 0.2})
-    assert [job.recipe for job in jobs] == [Recipe(prompt="a", **EFFORTS["fast"]), Recipe(prompt="b", late=0.2)]
+    assert [job.recipe for job in jobs] == [
+        Recipe(prompt="a", **EFFORTS["fast"], late=0.2),
+        Recipe(prompt="b", late=0.2),
+    ]
     job = plan(rows_of("effort\nsweat\n"), template="{effort} and tears")[0]
     assert job.recipe == Recipe(prompt="sweat and tears")
 
@@ -132,7 +135,7 @@ def test_every_bad_row_is_told_and_nothing_painted():
 @pytest.mark.parametrize(
     ("head", "said"),
     [("promt,seed", "a column 'promt'; did you mean 'prompt'"), ("cfg,cfg_scale", "cfg and cfg_scale say the same"),
-     ("prompt,height,size", "height and size say the same"), ("effort,late", "effort and late say the same")],
+     ("prompt,height,size", "height and size say the same"), ("effort,ask_every", "effort and ask_every say the same")],
 )  # fmt: skip
 def test_columns_that_cannot_be_meant_are_refused(head, said):
     with pytest.raises(BadInput, match=said):

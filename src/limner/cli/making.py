@@ -114,6 +114,7 @@ class Wishes:
     effort: Annotated[Text, flag("exact, balanced or fast: steps that are not computed whole.", "--effort")] = None
     deep_every: Annotated[Number, flag("Ask deep layers at every so many late steps.", "--deep-every")] = None
     guide_every: Annotated[Number, flag("Compute guidance anew at every so many late steps.", "--guide-every")] = None
+    ask_every: Annotated[Number, flag("Ask the denoiser at every so many late steps.", "--ask-every")] = None
     late: Annotated[Real, flag("The time from which steps are late; 1 is noise.", "--late")] = None
     ease_in: Annotated[
         bool | None,

@@ -10,20 +10,16 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from limner.diffusion.guide import Guided
+from limner.diffusion.guide import pair
 from limner.diffusion.path import Path
 from limner.diffusion.solver import SAMPLERS, legs
 from limner.rng import Noise
 from limner.types import Denoiser, Step
 
 
-def _pair(denoise: Denoiser, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    return denoise.pair(x, t) if isinstance(denoise, Guided) else (x0 := denoise(x, t), x0)
-
-
 def _euler(denoise: Denoiser, path: Path, x: Tensor, times: list[float], noise: Noise, eta: float) -> Iterator[Step]:
     for leg in legs(path, times):
-        x0, away = _pair(denoise, x, leg.t)
+        x0, away = pair(denoise, x, leg.t)
         kept, fresh = leg.split(eta)
         x = leg.a2 * (x0 - away) + leg.to(x, away, leg.a2, kept)
         if fresh:
@@ -51,7 +47,7 @@ def dpmpp_2m_cfg_pp(denoise: Denoiser, path: Path, x: Tensor, times: list[float]
     old: Tensor | None = None
     last = math.inf
     for leg in legs(path, times):
-        x0, away = _pair(denoise, x, leg.t)
+        x0, away = pair(denoise, x, leg.t)
         x = leg.a2 * (x0 - away) + leg.to(x, away, leg.a2, leg.s2)
         if old is not None and math.isfinite(leg.h):
             x = x - leg.a2 * math.expm1(-leg.h) * leg.h / last / 2 * (x0 - old)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from limner.diffusion.thrift import Memory
@@ -83,6 +84,29 @@ class Guided:
         paired = getattr(first, "paired", None) if len(self.positives) == 1 and weight == 1 else None
         both = paired(self.negative) if paired else None
         return both or (lambda x, t: (self._toward(x, t), self.negative(x, t)))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A denoiser that is asked at whole steps alone; at the others what it said is carried over."""
+
+    denoiser: Denoiser
+    memory: Memory
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        return self.memory(x, t, lambda: self.denoiser(x, t))
+
+    def pair(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        both = self.memory(x, t, lambda: torch.stack(pair(self.denoiser, x, t)))
+        return both[0], both[1]
+
+
+def pair(denoiser: Denoiser, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """The guided estimate and the unguided one; of a denoiser that has none, the same one twice."""
+    if isinstance(denoiser, Guided | Carried):
+        return denoiser.pair(x, t)
+    x0 = denoiser(x, t)
+    return x0, x0
 
 
 def mixed(parts: Sequence[tuple[Denoiser, float]]) -> Denoiser:

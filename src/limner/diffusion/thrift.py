@@ -1,8 +1,10 @@
 """Steps that are not computed whole: what changes slowly from step to step is carried over.
 
-After DeepCache (Ma et al. 2023, arXiv 2312.00858): a network's deep layers change slowly, so between two steps that are
-computed whole its outer layers alone are asked, and the deep ones are carried forward. The same goes for the difference
-that guidance makes. What the early steps decide is seen in the whole picture, so all of those are whole.
+The estimate of the finished picture changes slowly, so between two steps at which the network is asked it can be
+carried forward, while the sampler still goes its small steps (forecasting: Liu et al. 2025, arXiv 2503.06923). After
+DeepCache (Ma et al. 2023, arXiv 2312.00858) the deep layers alone are carried, and the outer ones asked. The same goes
+for the difference that guidance makes. What the early steps decide is seen in the whole picture, so all of those are
+whole.
 """
 
 from __future__ import annotations

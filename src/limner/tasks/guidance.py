@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.control import steering
-from limner.diffusion.guide import composed, instructed, mixed, perturbed, skip_layer, staged
+from limner.diffusion.guide import Carried, composed, instructed, mixed, perturbed, skip_layer, staged
 from limner.diffusion.thrift import Memory, Thrift
 from limner.diffusion.wrap import Window, regional, rolled, tiled, windows
 from limner.errors import BadInput
@@ -177,13 +177,14 @@ def _guided(
             stages.append((stations[round(until * recipe.steps)], denoiser))
         return staged(stages) if len(stages) > 1 else stages[0][1]
 
-    every = (recipe.deep_every, recipe.guide_every)
-    deep, guide = (Thrift.over(stations, n, recipe.late, recipe.ease_in) for n in every)
+    every = (recipe.deep_every, recipe.guide_every, recipe.ask_every)
+    deep, guide, ask = (Thrift.over(stations, n, recipe.late, recipe.ease_in) for n in every)
     positives = [(speak(said), said.weight) for said in talk.wanted]
     negative = speak(talk.unwanted)
     if model.variant == "edit" and image is not None:
         blank = speak(talk.unwanted, torch.zeros_like(image))
-        return instructed(positives[0][0], negative, blank, scale, recipe.image_cfg)
+        edited = instructed(positives[0][0], negative, blank, scale, recipe.image_cfg)
+        return Carried(edited, Memory(ask)) if ask else edited
     found = composed(positives, negative, scale, recipe.cfg_interval, recipe.cfg_rescale)
     found = replace(found, memory=Memory(guide)) if guide else found
     if recipe.skip_layers:
@@ -193,4 +194,4 @@ def _guided(
     if recipe.pag_scale:
         alone = mixed([(speak(said, alone=True), said.weight) for said in talk.wanted])
         found = perturbed(found, alone, recipe.pag_scale, recipe.pag_interval)
-    return found
+    return Carried(found, Memory(ask)) if ask else found
