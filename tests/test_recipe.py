@@ -75,9 +75,9 @@ def test_guidance_is_never_taken_from_features_of_different_ages():
 def test_what_is_carried_over_whole_is_not_carried_over_in_parts_too():
     assert Recipe.of({"ask_every": 3}).ask_every == 3
     for part in ("deep_every", "guide_every"):
-        with pytest.raises(BadInput, match="ask_every should be 1 beside deep_every or guide_every"):
+        with pytest.raises(BadInput, match="ask_every should be 1 where deep_every or guide_every is more than 1"):
             Recipe.of({"ask_every": 2, part: 2})
-        with pytest.raises(BadInput, match="ask_every should be 1 beside deep_every or guide_every"):
+        with pytest.raises(BadInput, match="ask_every should be 1 where deep_every or guide_every is more than 1"):
             Recipe.of({"effort": "balanced", part: 4})
 
 

@@ -173,7 +173,7 @@ class Recipe(BaseModel):
     @classmethod
     def _whole_or_in_part(cls, value: int, info: ValidationInfo) -> int:
         if value > 1 and (info.data.get("deep_every", 1), info.data.get("guide_every", 1)) != (1, 1):
-            raise ValueError("should be 1 beside deep_every or guide_every: what is carried over whole has no parts")
+            raise ValueError("should be 1 where deep_every or guide_every is more than 1")
         return value
 
     @property
