@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limner.diffusion.guide import guided
 from limner.diffusion.path import Discrete, Path, Straight, VarianceExploding, VariancePreserving
-from limner.diffusion.samplers import SAMPLERS
+from limner.diffusion.samplers import SAMPLERS, draws
 from limner.diffusion.times import SCHEDULES, times
 from limner.errors import UnknownName
 from limner.rng import Noise
@@ -593,3 +593,8 @@ def test_the_docs_have_a_row_for_each_sampler_and_schedule():
 def test_an_unknown_sampler_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean heun"):
         SAMPLERS["huen"]
+
+
+def test_which_samplers_draw_noise_on_their_way_is_tried():
+    assert [draws(name) for name in ("Euler a", "lcm", "dpmpp_2m_sde", "sa_solver", "restart")] == [True] * 5
+    assert [draws(name) for name in ("euler", "DPM++ 2M", "heun", "unipc", "ddim", "euler_cfg_pp")] == [False] * 6

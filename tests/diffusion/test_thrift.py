@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limner.diffusion.guide import Carried, guided, pair
+from limner.diffusion.path import Prediction, Straight, VariancePreserving
 from limner.diffusion.thrift import LEAN, Memory, Thrift, carried
 
 STATIONS = [1.0, 0.9, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
@@ -125,6 +126,10 @@ def test_guidance_carries_the_difference_over(rescale):
         torch.testing.assert_close(both[1], x - 1)
 
 
+THIRDS = Thrift(tuple(STATIONS), 3, 0.7)
+WHOLE = [1.0, 0.9, 0.8, 0.4, 0.1]
+
+
 def test_a_whole_answer_is_carried_over_and_nobody_is_asked():
     asked: list[float] = []
 
@@ -132,22 +137,38 @@ def test_a_whole_answer_is_carried_over_and_nobody_is_asked():
         asked.append(t)
         return torch.full_like(x, t)
 
-    carrying = Carried(denoiser, Memory(Thrift(tuple(STATIONS), 3, 0.7)))
+    carrying = Carried.over(denoiser, Straight("x0"), THIRDS)
     x = torch.zeros(2, 4, 5, 5, dtype=torch.float64)
     got = {t: carrying(x, t)[0, 0, 0, 0].item() for t in STATIONS}
-    assert asked == [t for t in STATIONS if t in (1.0, 0.9, 0.8, 0.4, 0.1)]
+    assert asked == WHOLE
     assert all(got[t] == t for t in asked) and got[0.3] == pytest.approx(0.4 - LEAN * 0.1)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "flow"])
+def test_it_is_the_networks_own_answer_that_is_carried_over(prediction: Prediction):
+    """One that moves evenly in t is met on each step, though x is another."""
+    path, noise = VariancePreserving(prediction), torch.Generator().manual_seed(0)
+    fixed = torch.randn(2, 4, 5, 5, generator=noise, dtype=torch.float64)
+    carrying = Carried.over(lambda x, t: path.x0(x, fixed * (1 + t), t), path, THIRDS)
+    for t in STATIONS[:-1]:
+        x = torch.randn(fixed.shape, generator=noise, dtype=torch.float64)
+        torch.testing.assert_close(carrying(x, t), path.x0(x, fixed * (1 + t), t))
+
+
+def test_where_noise_is_drawn_the_picture_is_carried_over():
+    path, x = VariancePreserving("eps"), torch.zeros(1, 1)
+    carrying = Carried.over(lambda x, _: torch.full_like(x, 3.0), path, THIRDS, noisy=True)
+    assert [carrying(x + t, t).item() for t in STATIONS] == [3.0] * len(STATIONS)
 
 
 def test_both_estimates_are_carried_over_for_samplers_that_want_both():
     plain = guided(lambda x, t: x + t, lambda x, t: x - t, 5.0)
     x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    carrying = Carried(plain, Memory(Thrift(tuple(STATIONS), 3, 0.7)))
+    carrying = Carried.over(plain, Straight("x0"), THIRDS)
     for t in STATIONS:
-        near = t if t in (1.0, 0.9, 0.8, 0.4, 0.1) else None
         got, want = pair(carrying, x, t), plain.pair(x, t)
         for mine, theirs in zip(got, want, strict=True):
-            assert near is None or torch.equal(mine, theirs)
+            assert t not in WHOLE or torch.equal(mine, theirs)
         torch.testing.assert_close((got[0] - x) / 9, x - got[1])  # 9 t and t, whatever is carried
-    twice = Carried(lambda x, t: x + t, Memory(Thrift(tuple(STATIONS), 3, 0.7)))
+    twice = Carried.over(lambda x, t: x + t, Straight("x0"), THIRDS)
     assert all(torch.equal(*pair(twice, x, t)) for t in STATIONS)

@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from limner.diffusion.thrift import Memory
+from limner.diffusion.path import Path
+from limner.diffusion.thrift import AHEAD, Memory, Thrift
 from limner.errors import BadInput
 from limner.types import Denoiser
 
@@ -88,17 +89,32 @@ class Guided:
 
 @dataclass(frozen=True)
 class Carried:
-    """A denoiser that is asked at whole steps alone; at the others what it said is carried over."""
+    """A denoiser that is asked at whole steps alone; at the others what it said is carried over.
+
+    Along a smooth walk that is the network's own answer: the noise, where it tells the noise. Where noise is drawn
+    afresh no answer but the picture stays what it is.
+    """
 
     denoiser: Denoiser
+    path: Path  # what its prediction says is carried over
     memory: Memory
 
+    @classmethod
+    def over(cls, denoiser: Denoiser, path: Path, thrift: Thrift, noisy: bool = False) -> Carried:
+        """noisy: the sampler draws noise on its way."""
+        if noisy or path.prediction == "x0":
+            return cls(denoiser, replace(path, prediction="x0"), Memory(thrift))
+        return cls(denoiser, path, Memory(thrift, AHEAD))
+
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        return self.memory(x, t, lambda: self.denoiser(x, t))
+        return self.path.x0(x, self.memory(x, t, lambda: self._told(x, self.denoiser(x, t), t)), t)
 
     def pair(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        both = self.memory(x, t, lambda: torch.stack(pair(self.denoiser, x, t)))
-        return both[0], both[1]
+        both = self.memory(x, t, lambda: torch.stack([self._told(x, x0, t) for x0 in pair(self.denoiser, x, t)]))
+        return self.path.x0(x, both[0], t), self.path.x0(x, both[1], t)
+
+    def _told(self, x: Tensor, x0: Tensor, t: float) -> Tensor:
+        return self.path.target(x0, self.path.eps(x, x0, t), t)
 
 
 def pair(denoiser: Denoiser, x: Tensor, t: float) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,9 @@
 """Steps that are not computed whole: what changes slowly from step to step is carried over.
 
-The estimate of the finished picture changes slowly, so between two steps at which the network is asked it can be
-carried forward, while the sampler still goes its small steps (forecasting: Liu et al. 2025, arXiv 2503.06923). After
-DeepCache (Ma et al. 2023, arXiv 2312.00858) the deep layers alone are carried, and the outer ones asked. The same goes
-for the difference that guidance makes. What the early steps decide is seen in the whole picture, so all of those are
-whole.
+What the network answers changes slowly, so between two steps at which it is asked its answer can be carried forward,
+while the sampler still goes its small steps (forecasting: Liu et al. 2025, arXiv 2503.06923). After DeepCache (Ma et
+al. 2023, arXiv 2312.00858) the deep layers alone are carried, and the outer ones asked. The same goes for the
+difference that guidance makes. What the early steps decide is seen in the whole picture, so all of those are whole.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 LEAN = 0.5  # of the way that a straight line through the last two whole steps would go; 0 and 1 were both worse
+AHEAD = 1.0  # the same of the noise or the velocity that a network answers with
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Memory:
     """What was computed at the last two whole steps, for one denoiser.
 
     Windows, rows and second looks of a step are told apart by their order in it. Where a walk goes back to noise,
-    everything is computed anew.
+    everything is computed anew. lean: see `carried`.
     """
 
-    def __init__(self, thrift: Thrift) -> None:
-        self.thrift = thrift
+    def __init__(self, thrift: Thrift, lean: float = LEAN) -> None:
+        self.thrift, self.lean = thrift, lean
         self._found: dict[tuple[int, torch.Size], list[tuple[float, Tensor]]] = {}  # (t, value), the newest last
         self._t, self._order = -1.0, 0
 
@@ -66,16 +66,16 @@ class Memory:
         self._t = t
         found = self._found.setdefault((self._order, x.shape), [])
         if found and not self.thrift.whole(t):
-            return carried(found, t)
+            return carried(found, t, self.lean)
         value = compute()
         found[:] = [*found[-1:], (t, value)]
         return value
 
 
-def carried(found: Sequence[tuple[float, Tensor]], t: float) -> Tensor:
-    """The newest value, leaning to where a straight line through the last two would be at t."""
+def carried(found: Sequence[tuple[float, Tensor]], t: float, lean: float = LEAN) -> Tensor:
+    """The newest value, going this share of the way to where a straight line through the last two would be at t."""
     now, value = found[-1]
     if len(found) < 2:
         return value
     before, older = found[-2]
-    return value + (value - older) * (LEAN * (t - now) / (now - before))
+    return value + (value - older) * (lean * (t - now) / (now - before))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limner.control import steering
 from limner.diffusion.guide import Carried, composed, instructed, mixed, perturbed, skip_layer, staged
+from limner.diffusion.samplers import draws
 from limner.diffusion.thrift import Memory, Thrift
 from limner.diffusion.wrap import Window, regional, rolled, tiled, windows
 from limner.errors import BadInput
@@ -184,7 +185,7 @@ def _guided(
     if model.variant == "edit" and image is not None:
         blank = speak(talk.unwanted, torch.zeros_like(image))
         edited = instructed(positives[0][0], negative, blank, scale, recipe.image_cfg)
-        return Carried(edited, Memory(ask)) if ask else edited
+        return Carried.over(edited, model.path, ask, draws(recipe.sampler)) if ask else edited
     found = composed(positives, negative, scale, recipe.cfg_interval, recipe.cfg_rescale)
     found = replace(found, memory=Memory(guide)) if guide else found
     if recipe.skip_layers:
@@ -194,4 +195,4 @@ def _guided(
     if recipe.pag_scale:
         alone = mixed([(speak(said, alone=True), said.weight) for said in talk.wanted])
         found = perturbed(found, alone, recipe.pag_scale, recipe.pag_interval)
-    return Carried(found, Memory(ask)) if ask else found
+    return Carried.over(found, model.path, ask, draws(recipe.sampler)) if ask else found
