@@ -8,7 +8,6 @@ a picture of many steps, besides. A setting is a row of data.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import shutil
@@ -26,7 +25,7 @@ SCALE = 5.0  # of guidance
 SEED = 42  # of the picture that whole programs paint
 STEPS = 20  # of the picture that is painted, or reckoned from its parts
 DRAWN = 4  # inputs that a calibration sees
-TRACED = 5.2  # times its file in fp16 that a conversion in fp32 may take
+TRACED = 5.2  # times its file in fp16 that a conversion in fp32 takes, as we reckon
 
 
 @dataclass(frozen=True)
@@ -247,8 +246,9 @@ def convert(job: Job, int8: bool = False) -> None:
             setattr(pipe, name, None)  # of the large models not everything fits beside the graph
         x, z = (torch.from_numpy(job.array(name)) for name in "xz")
         if halves:  # as OpenVINO has large models: linear layers stay as they are in the files
-            patch_model = importlib.import_module("openvino.frontend.pytorch.patch_model")
-            getattr(patch_model, "__make_16bit_traceable")(pipe.transformer if job.family == "sd35" else pipe.unet)
+            from openvino.frontend.pytorch.patch_model import __make_16bit_traceable
+
+            __make_16bit_traceable(pipe.transformer if job.family == "sd35" else pipe.unet)
 
         class Net(torch.nn.Module):
             def __init__(self) -> None:

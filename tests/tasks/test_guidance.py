@@ -5,7 +5,9 @@ import torch
 
 from limner.errors import BadInput
 from limner.pipeline import Model
+from limner.tasks.guidance import guidance
 from limner.tasks.run import begin, paint, painting, walks
+from limner.tasks.task import Beside
 
 SMALL = {"prompt": "a cat", "width": 64, "height": 64, "steps": 3, "seed": 3}
 
@@ -57,6 +59,19 @@ def test_a_texture_joins_with_itself(family: str, model: Model, painter):
     wishes = SMALL | {"task": "tile", "width": 64, "height": 64}
     events = list(painting(it, begin(it, **wishes)))
     assert events[-1][0].picture.shape == (4, 64, 64)
+
+
+def test_on_a_torus_that_turns_parts_of_a_step_are_computed_and_whole_answers_carried_where_they_lie(
+    model: Model, monkeypatch
+):
+    wishes = SMALL | {"task": "tile", "steps": 8, "late": 0.7}
+    exact = paint(model, begin(model, **wishes))
+    assert torch.equal(paint(model, begin(model, **wishes, deep_every=2, guide_every=2)), exact)
+    monkeypatch.setattr("limner.tasks.guidance._guided", lambda *_: lambda x, _: x)
+    stations = [1 - i / 8 for i in range(9)]
+    carrying = guidance(model, [begin(model, **wishes, ask_every=3)], stations, (8, 8, 8), Beside())
+    x = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert all(torch.allclose(carrying(x, t), x) for t in stations)
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(60, 0), (64, 10), (64, 64)])

@@ -65,6 +65,8 @@ def guidance(
         model = replace(model, around=(False, False))  # the windows go around instead
     placed = bool(beside.controls) or image is not None  # what knows its place, and would not roll along
     roll = bool(boss.seamless) and not placed and (tiles is not None or not model.convolves)
+    if roll:  # what layers gave before would lie elsewhere now
+        boss = boss.but(deep_every=1, guide_every=1)
     hear = _reader(model, recipes, beside)
 
     def denoiser(talk: Talk) -> Denoiser:
@@ -85,15 +87,15 @@ def guidance(
     words = any(r.prompt or r.style or r.negative or r.toward for r in recipes) or bool(beside.pictures)
     unwanted = hear(negative, [None] * len(recipes), away=True)[0]
     base = denoiser(Talk(tuple(wanted), unwanted, boss.cfg_scale if words else 1.0))
-    if not boss.regions:
-        return base
     parts = []
     for region in boss.regions:
         own = hear([region.prompt] * len(recipes), style)
         off = hear([region.negative], [None], away=True)[0] if region.negative else unwanted
         mask = region_mask(region.box, *shape[1:]).to(model.place.device)
         parts.append((mask, denoiser(Talk(tuple(own), off, boss.cfg_scale)), region.weight))
-    return regional(base, parts, SHARE)
+    found = regional(base, parts, SHARE)
+    ask = _thrift(boss, stations, boss.ask_every)
+    return Carried.over(found, model.path, ask, draws(boss.sampler)) if ask else found
 
 
 def _reader(model: Model, recipes: Sequence[Recipe], beside: Beside) -> Any:
@@ -178,14 +180,12 @@ def _guided(
             stages.append((stations[round(until * recipe.steps)], denoiser))
         return staged(stages) if len(stages) > 1 else stages[0][1]
 
-    every = (recipe.deep_every, recipe.guide_every, recipe.ask_every)
-    deep, guide, ask = (Thrift.over(stations, n, recipe.late, recipe.ease_in) for n in every)
+    deep, guide = (_thrift(recipe, stations, every) for every in (recipe.deep_every, recipe.guide_every))
     positives = [(speak(said), said.weight) for said in talk.wanted]
     negative = speak(talk.unwanted)
     if model.variant == "edit" and image is not None:
         blank = speak(talk.unwanted, torch.zeros_like(image))
-        edited = instructed(positives[0][0], negative, blank, scale, recipe.image_cfg)
-        return Carried.over(edited, model.path, ask, draws(recipe.sampler)) if ask else edited
+        return instructed(positives[0][0], negative, blank, scale, recipe.image_cfg)
     found = composed(positives, negative, scale, recipe.cfg_interval, recipe.cfg_rescale)
     found = replace(found, memory=Memory(guide)) if guide else found
     if recipe.skip_layers:
@@ -195,4 +195,8 @@ def _guided(
     if recipe.pag_scale:
         alone = mixed([(speak(said, alone=True), said.weight) for said in talk.wanted])
         found = perturbed(found, alone, recipe.pag_scale, recipe.pag_interval)
-    return Carried.over(found, model.path, ask, draws(recipe.sampler)) if ask else found
+    return found
+
+
+def _thrift(recipe: Recipe, stations: list[float], every: int) -> Thrift | None:
+    return Thrift.over(stations, every, recipe.late, recipe.ease_in)
