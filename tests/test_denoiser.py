@@ -12,7 +12,7 @@ from limner.diffusion.guide import guided
 from limner.diffusion.path import Discrete
 from limner.diffusion.thrift import Memory, Thrift
 from limner.place import Place
-from limner.types import Cond
+from limner.types import Cond, again
 
 NARROW = Place(torch.device("cpu"), torch.bfloat16, "asked for")
 WIDE = Place(torch.device("cpu"), torch.float32, "asked for")
@@ -26,8 +26,9 @@ class Counting(nn.Module):
         self.asked: list[int] = []
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond, deep=None, few: int = 1) -> Tensor:
-        self.asked.append(len(x))
-        assert len(x) == len(t) == len(cond)
+        self.asked.append(len(cond))
+        assert len(x) == len(t)
+        x, t = again(x, len(cond)), again(t, len(cond))
         mask = torch.ones(cond.tokens.shape[:2], dtype=torch.bool) if cond.mask is None else cond.mask
         inner = lambda: (cond.tokens * mask[..., None]).sum((1, 2))[:, None, None, None] * few  # noqa: E731
         return x * t[:, None, None, None] / 1000 + (deep(inner) if deep else inner())

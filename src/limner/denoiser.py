@@ -61,15 +61,15 @@ def asked(told: Sequence[Conditioned], x: Tensor, t: float) -> list[Tensor]:
     x = x.contiguous()  # one layout: in bf16 another one is another product, and another picture
     every = [one.cond if len(one.cond) == len(x) else one.cond.again(len(x) // len(one.cond)) for one in told]
     size = 1 if first.place.one_by_one else len(x)
-    clock = torch.full((size * len(told),), first.path.clock(t), device=x.device)
+    clock = torch.full((size,), first.path.clock(t), device=x.device)
     net, answers = first.net(), []
     with first.place.autocast():
         for i in range(0, len(x), size):
             part, conds = x[i : i + size], [cond.row(i) if size < len(x) else cond for cond in every]
             if first.steer:
-                conds = [first.steer(part, clock[:size], cond, t) for cond in conds]
+                conds = [first.steer(part, clock, cond, t) for cond in conds]
             deep = {"deep": _remembered(told, part, t)} if first.memory else {}
-            answer = net(torch.cat([part] * len(told)), clock, _joined(conds), **first.wishes, **deep)
+            answer = net(part, clock, _joined(conds), **first.wishes, **deep)  # part serves each of them
             answers.append(answer.float().chunk(len(told)))
     return [first.path.x0(x, torch.cat(rows).contiguous(), t) for rows in zip(*answers, strict=True)]
 

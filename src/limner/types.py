@@ -72,6 +72,11 @@ class Cond:
         return len(self.tokens)
 
 
+def again(value: Tensor, rows: int) -> Tensor:
+    """The rows of a tensor over and over, until there are so many; their layout in memory stays."""
+    return value if len(value) >= rows else torch.cat([value] * (rows // len(value)))
+
+
 def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     return tuple(_mapped(change, each) for each in value) if isinstance(value, tuple) else change(value)
 

@@ -237,3 +237,39 @@ def test_few_keys_thin_out_large_pictures_alone():
         assert torch.equal(net(x, t, cond), net(x, t, cond, few=2)) is not changes
     assert thinned(40, 30, 2).tolist()[:16] == [*range(0, 30, 2), 60]
     assert len(thinned(8, 8, 2)) == 64
+
+
+@pytest.mark.parametrize("told", ["words", "image", "control", "hints", "seen", "deep"])
+@pytest.mark.parametrize("kind", ["sd15", "sd2", "sdxl"])
+@torch.no_grad()
+def test_fewer_rows_serve_what_is_told_over_and_over(kind: str, told: str):
+    config = replace(KINDS[kind], channels=8) if told == "image" else KINDS[kind]
+    net = randomised(Unet(config).eval())
+    x, t, cond = case(config, (16, 12))
+    x, t = x[:, :4] if told == "image" else x, t[:1].repeat(2)
+    draw = torch.Generator().manual_seed(2)
+    kept, middle = net.down(x.repeat(1, config.channels // 4, 1, 1), Told(net.told(t, cond), cond.tokens), repeat(()))
+    beside = torch.randn(2, config.channels - 4, *x.shape[2:], generator=draw)
+    attentions = [layer.attn2 for layer in net.modules() if isinstance(layer, TransformerBlock)]
+    also = {
+        "image": {"image": beside},
+        "control": {"control": tuple(torch.randn(k.shape, generator=draw) for k in (*kept, middle))},
+        "hints": {"hints": tuple(torch.randn(kept[end].shape, generator=draw) for end in net.ends)},
+        "seen": {"seen": (tuple(torch.randn(2, 3, a.to_k.out_features) for a in attentions for _ in range(2)),)},
+    }
+    cond = replace(cond, **also.get(told, {})).again(2)  # two rows of x, each told two things
+    answer = asked_deep(net, x, t, cond)[0] if told == "deep" else net(x, t, cond)
+    torch.testing.assert_close(answer, net(x.repeat(2, 1, 1, 1), t.repeat(2), cond), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("sd15", [1, 2, 2, 2]), ("sdxl", [2, 2, 2, 2])])
+@torch.no_grad()
+def test_what_the_words_have_not_told_apart_is_computed_once(kind: str, rows: list[int]):
+    net = randomised(Unet(KINDS[kind]).eval())
+    x, t, cond = case(KINDS[kind])
+    seen: list[int] = []
+    for layer in net.modules():
+        if isinstance(layer, TransformerBlock):
+            layer.attn1.register_forward_pre_hook(lambda _, told: seen.append(len(told[0])))
+    net(x[:1], t[:1], cond)
+    assert seen[:4] == rows

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import rotary_2d, rotate, timestep_embedding
-from limner.types import Cond, Deep
+from limner.types import Cond, Deep, again
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ class MiniTransformer(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, perturbed: bool = False) -> Tensor:
         """x: B C h w; t: B in [0, 1]; cond: tokens, pooled, mask and style. Gives x0: B C h w, fp32.
 
+        x and t of fewer rows serve cond over and over.
         deep: asks all blocks but the first and the last, or carries over what they gave. perturbed: in the middle half
         of the blocks each token attends to itself alone, for perturbed-attention guidance.
         """
@@ -134,6 +135,7 @@ class MiniTransformer(nn.Module):
             raise ValueError("the mini denoiser needs tokens, pooled, mask and style")
         p = self.config.patch
         h, w = x.shape[2] // p, x.shape[3] // p
+        x, t = again(x, len(cond)), again(t, len(cond))
         image = F.pixel_unshuffle(x, p).flatten(2).transpose(1, 2)  # B T C*p*p
         image = self.patch_in(image)  # B T D
         words = self.words_in(F.layer_norm(cond.tokens, cond.tokens.shape[-1:]))  # B L D

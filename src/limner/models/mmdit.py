@@ -19,7 +19,7 @@ from limner.errors import BadInput
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
 from limner.nn.norm import RMSNorm
-from limner.types import Cond, Deep
+from limner.types import Cond, Deep, again
 
 EDGE = 2  # blocks at either end that are asked anew where the change that the others make is carried over
 HEAD = 64  # width of a head in every published network
@@ -168,6 +168,7 @@ class MMDiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond, skip: tuple[int, ...] = (), deep: Deep | None = None) -> Tensor:
         """x: B C h w; t: B in 0 .. 1000; cond: tokens and pooled. Gives the velocity: B C h w, fp32.
 
+        x and t of fewer rows serve cond over and over.
         skip: blocks that are left out, for skip-layer guidance. deep: asks all but the outer blocks for what they add
         to picture and words (as Chen et al. 2024, arXiv 2406.01125), or carries it over.
         """
@@ -175,6 +176,7 @@ class MMDiT(nn.Module):
             raise ValueError("the MMDiT needs tokens and pooled")
         p = self.config.patch
         h, w = x.shape[2] // p, x.shape[3] // p
+        x, t = again(x, len(cond)), again(t, len(cond))
         image = self.x_embedder(x).flatten(2).transpose(1, 2)  # B T D
         image = image + self.places(h, w)
         words = self.context_embedder(cond.tokens).float()  # B L D

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
-from limner.types import Cond, Deep, Tensors
+from limner.types import Cond, Deep, Tensors, again
 
 EDGE = 1  # steps at either end that are asked anew where the deep ones are carried over (as in arXiv 2312.00858)
 MANY = 1024  # places above which `few` thins out what they attend to
@@ -99,7 +99,7 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        y = self.in_layers(x) + self.emb_layers(told)[:, :, None, None]  # B C' h w
+        y = self.in_layers(x) + again(self.emb_layers(told), len(x))[:, :, None, None]  # B C' h w
         return self.skip_connection(x) + self.out_layers(y)
 
 
@@ -162,6 +162,7 @@ class TransformerBlock(nn.Module):
         """places: of the T that x attends to in itself; None: all of them. alone: each of the T sees itself."""
         y = self.norm1(x)
         x = x + self.attn1(y, y if places is None else y[:, places], alone=alone)  # B T D
+        x = again(x, len(words))
         x = x + self.attn2(self.norm2(x), words, seen)
         return x + self.ff(self.norm3(x))
 
@@ -186,7 +187,7 @@ class SpatialTransformer(nn.Module):
             y = block(y, told.words, next(seen), places, told.alone)
         y = self.proj_out(y) if self.linear else y
         y = y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # B D h w
-        return x + (y if self.linear else self.proj_out(y))
+        return again(x, len(y)) + (y if self.linear else self.proj_out(y))
 
 
 def thinned(h: int, w: int, few: int) -> Tensor:
@@ -268,7 +269,7 @@ class Trunk(nn.Module):
         kept: list[Tensor] = []
         for i in steps:
             y = self.walk(self.input_blocks[i], y, told, seen)  # type: ignore[arg-type]
-            y = y + joins[i] if i in joins else y
+            y = again(y, len(joins[i])) + joins[i] if i in joins else y
             kept.append(y)
         return kept
 
@@ -285,9 +286,10 @@ class Trunk(nn.Module):
             half = self.config.guidance // 2
             rates = torch.exp(-math.log(10_000.0) * torch.arange(half, device=time.device) / (half - 1))
             angles = 1000 * (cond.guidance - 1)[:, None] * rates  # B G/2
-            time = time + self.time_embed.cond_proj(torch.cat([angles.sin(), angles.cos()], dim=1))  # type: ignore
+            scale = self.time_embed.cond_proj(torch.cat([angles.sin(), angles.cos()], dim=1))  # type: ignore
+            time = again(time, len(scale)) + scale
         told = last(act(first(time)))
-        return told + self.label_emb(self.vector(cond)) if self.config.vector else told
+        return again(told, len(cond)) + self.label_emb(self.vector(cond)) if self.config.vector else told
 
     def vector(self, cond: Cond) -> Tensor:
         """Pooled text, then each of the sizes as 256 cosines and sines (arXiv 2307.01952, section 2.2): B V."""
@@ -331,6 +333,7 @@ class Unet(Trunk):
     ) -> Tensor:
         """x: B C h w; t: B, stations 0 .. 999; cond: tokens, and for SDXL pooled and sizes. Gives B C h w, fp32.
 
+        x and t of fewer rows serve cond over and over; until something tells its rows apart, they are computed once.
         cond.image, B C' h w, is laid beside x: a mask and a masked picture, a picture to edit, a depth map.
         cond.control joins what is kept, cond.hints what each level ends with, cond.seen every attention to the words.
         deep: asks all but the outer steps, or carries over what they gave. few: see `Told`. perturbed: in the middle,
@@ -338,7 +341,8 @@ class Unet(Trunk):
         """
         told = Told(self.told(t, cond), cond.tokens, few)
         first, inside, last = self._seen(cond.seen)
-        y = x if cond.image is None else torch.cat([x, cond.image], dim=1)
+        y = again(x, len(told.time))
+        y = y if cond.image is None else torch.cat([again(y, len(cond.image)), cond.image], dim=1)
         if y.shape[1] != self.config.channels:
             raise ValueError(f"this UNet takes {self.config.channels} channels, not {y.shape[1]}")
         joins = self.joins(cond.hints)
@@ -361,7 +365,8 @@ class Unet(Trunk):
         """The way up over these steps; each takes the last of what is kept, with a ControlNet's part of it."""
         for step in steps:
             i = len(kept) - 1
-            side = kept[i] + control[i] if control else kept[i]
+            side = again(kept[i], len(y))
+            side = side + control[i] if control else side
             kept = kept[:i]
             y = torch.cat([y, side], dim=1)
             y = self.walk(step, y, told, seen, kept[-1].shape[-2:] if kept else (0, 0))  # type: ignore[arg-type]

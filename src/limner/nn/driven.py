@@ -29,7 +29,7 @@ from limner.nn.graph import Reach, Seen, in_8_bits, in_parts, reach_of
 from limner.types import Cond, Deep
 
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
-FORMAT = 5  # of the graphs in the folder; what a network computes is part of it
+FORMAT = 6  # of the graphs in the folder; what a network computes is part of it
 MOST = 8  # graphs that a network holds; the one that was asked longest ago goes
 WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a graph
 Form = Any  # nested: None, (shape, type), or a tuple of these
