@@ -18,6 +18,7 @@ from limner.nn.driven import Driven
 from limner.nn.int8 import eligible, in_int8
 from limner.nn.packed import packed
 from limner.nn.streamed import copied, streamed
+from limner.nn.upsample import folding
 from limner.place import Place
 from limner.store import home
 from limner.weights.io import release, sha256
@@ -170,11 +171,14 @@ def placed(net: Net, place: Place, pack: bool = False) -> Net:
     The pages of what was cast are given back, and read again by who still needs them. pack: whether what it computes
     is worth packing its weights for.
     """
+    large = size(net) >= LARGE
+    if place.folds:
+        folding(net, place.keep != "layer" or place.int8 or not large, release)
     if place.int8:
         in_int8(net, place.dtype, release)
     if pack and place.packs:
         packed(net, place.dtype, release)
-    if size(net) < LARGE:
+    if not large:
         return place.settle(net)  # type: ignore[return-value]
     if place.keep == "layer":
         return streamed(net, place.settle, release, tables=place.device.type == "cpu")

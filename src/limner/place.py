@@ -85,6 +85,11 @@ class Place:
         return self.device.type == "cpu" and self.dtype != torch.float32
 
     @property
+    def folds(self) -> bool:
+        """Whether doubling the sides and a convolution are to be one: measured on the CPU alone."""
+        return self.device.type == "cpu"
+
+    @property
     def packs(self) -> bool:
         """Whether weights are to lie as oneDNN wants them: in bf16 that pays."""
         whole = self.device.type == "cpu" and self.engine == "torch" and self.keep != "layer"

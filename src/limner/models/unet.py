@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
+from limner.nn.upsample import FoldedUpsample, Upsample
 from limner.types import Cond, Deep, Tensors, again
 
 EDGE = 1  # steps at either end that are asked anew where the deep ones are carried over (as in arXiv 2312.00858)
@@ -205,15 +206,6 @@ class Downsample(nn.Module):
         return self.op(x)  # B C h/2 w/2
 
 
-class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))  # B C 2h 2w, or a row less
-
-
 class Trunk(nn.Module):
     """The way down and the middle, which a UNet and its ControlNets have alike."""
 
@@ -306,7 +298,7 @@ class Trunk(nn.Module):
                     x = layer(x, told.time)
                 case SpatialTransformer():
                     x = layer(x, told, seen)
-                case Upsample():
+                case Upsample() | FoldedUpsample():
                     x = layer(x, size)
                 case _:
                     x = layer(x)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.nn.attention import attend
+from limner.nn.upsample import Upsample
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))  # B C' h w
-        y = self.conv2(F.silu(self.norm2(y)))
-        return y + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        y = self.conv1(F.silu(self.norm1(x), inplace=True))  # B C' h w
+        y = self.conv2(F.silu(self.norm2(y), inplace=True))
+        y += self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        return y
 
 
 class AttnBlock(nn.Module):
@@ -62,15 +64,12 @@ class AttnBlock(nn.Module):
         return x + self.proj_out(y)
 
 
-class Resample(nn.Module):
-    def __init__(self, channels: int, up: bool) -> None:
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.up = up
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if up else nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.up:
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # B C 2h 2w
         return self.conv(F.pad(x, (0, 1, 0, 1)))  # B C h/2 w/2
 
 
@@ -96,7 +95,7 @@ class Encoder(nn.Module):
             for before, width in zip([config.width, *widths], widths, strict=False)
         )
         for level, width in list(zip(self.down, widths, strict=True))[:-1]:
-            level["downsample"] = Resample(width, up=False)  # type: ignore[operator]
+            level["downsample"] = Downsample(width)  # type: ignore[operator]
         self.mid = _middle(widths[-1], config.groups)
         self.norm_out = nn.GroupNorm(config.groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.channels, 3, padding=1)
@@ -122,7 +121,7 @@ class Decoder(nn.Module):
             for before, width in zip([*widths[1:], widths[-1]], widths, strict=True)
         )
         for level, width in list(zip(self.up, widths, strict=True))[1:]:
-            level["upsample"] = Resample(width, up=True)  # type: ignore[operator]
+            level["upsample"] = Upsample(width)  # type: ignore[operator]
         self.norm_out = nn.GroupNorm(config.groups, widths[0], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from limner.nn.upsample import FoldedUpsample
+
 TABLE = 2**22  # values of an embedding from which on it is not copied; places and buckets have fewer
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -29,13 +31,22 @@ def streamed(
     are the same bits; so its table is never copied. Layers may not be called by two threads at once.
     """
     for layer in net.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        if isinstance(layer, FoldedUpsample) and layer.empty:
+            _fill(layer, release)
+        elif isinstance(layer, (nn.Linear, nn.Conv2d)):
             _stream(layer, settle, release)
         elif tables and isinstance(layer, nn.Embedding) and layer.weight.numel() >= TABLE:
             _look_up(layer, release)
         elif not list(layer.children()):
             settle(layer)
     return net
+
+
+def _fill(layer: FoldedUpsample, release: Callable[[Tensor], object]) -> None:
+    def before(called: FoldedUpsample, _: object) -> None:
+        release(called.fill())
+
+    layer.register_forward_pre_hook(before)
 
 
 def _look_up(layer: nn.Embedding, release: Callable[[Tensor], object]) -> None:
