@@ -27,17 +27,17 @@ def test_json_and_back_is_the_same_recipe(prompt: str, negative: str, seed: int,
 def test_version_1_keeps_loading():
     recipe = Recipe.from_json(VERSION_1)
     assert recipe == Recipe(prompt="a red apple", seed=7, style="flat", ease_in=False)
-    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 8}).items()
+    assert json.loads(recipe.canonical()).items() >= (json.loads(VERSION_1) | {"version": 9}).items()
 
 
 def test_older_versions_finished_every_seed_before_they_were_compared():
     assert Recipe.from_json('{"version": 4, "best_of": 8}') == Recipe(best_of=8, best_after=1.0, ease_in=False)
-    since = {"version": 8, "pag_scale": 0.0, "ease_in": False, "late": 0.7}
+    since = {"version": 9, "pag_scale": 0.0, "ease_in": False, "late": 0.7}
     assert renewed({"version": 4, "prompt": "x"}) == since | {"prompt": "x", "best_after": 1.0}
     assert renewed({"version": 5, "best_of": 8}) == since | {"best_of": 8}
     assert Recipe.from_json('{"version": 6, "deep_every": 4, "guide_every": 2}').ease_in is False
     assert Recipe.from_json('{"version": 7, "deep_every": 4, "guide_every": 4}').ask_every == 1
-    assert renewed({"version": 8}) == {"version": 8} and renewed({}) == {}
+    assert renewed({"version": 8}) == {"version": 9} and renewed({"version": 9}) == {"version": 9} and renewed({}) == {}
     assert renewed({"prompt": "x"}) == {"prompt": "x"} and renewed({"version": "new"}) == {"version": "new"}
 
 
@@ -53,7 +53,7 @@ def test_seeds_are_compared_after_a_share_of_the_first_walk(changes: dict, steps
 
 def test_an_effort_is_a_word_for_fields_and_those_that_are_told_stay():
     recipe = Recipe.of({"effort": "balanced", "late": 0.5})
-    assert recipe == Recipe(ask_every=EFFORTS["balanced"]["ask_every"], late=0.5)
+    assert recipe == Recipe(ask_apart=EFFORTS["balanced"]["ask_apart"], late=0.5)
     assert Recipe.of({"effort": "exact"}) == Recipe()
     assert "effort" not in recipe.model_dump()
     with pytest.raises(UnknownName, match="no effort is called 'fst': did you mean fast"):
@@ -73,12 +73,14 @@ def test_guidance_is_never_taken_from_features_of_different_ages():
 
 
 def test_what_is_carried_over_whole_is_not_carried_over_in_parts_too():
-    assert Recipe.of({"ask_every": 3}).ask_every == 3
+    assert Recipe.of({"ask_every": 3}).ask_every == 3 and Recipe.of({"ask_apart": 0.3}).ask_apart == 0.3
     for part in ("deep_every", "guide_every"):
         with pytest.raises(BadInput, match="ask_every should be 1 where deep_every or guide_every is more than 1"):
             Recipe.of({"ask_every": 2, part: 2})
-        with pytest.raises(BadInput, match="ask_every should be 1 where deep_every or guide_every is more than 1"):
+        with pytest.raises(BadInput, match="ask_apart should be 0 where deep_every or guide_every is more than 1"):
             Recipe.of({"effort": "balanced", part: 4})
+    with pytest.raises(BadInput, match="ask_apart should be 0 where ask_every is more than 1"):
+        Recipe.of({"ask_apart": 0.1, "ask_every": 3})
 
 
 def test_the_id_tells_recipes_apart_and_nothing_else():
@@ -137,9 +139,9 @@ def test_but_checks_again():
     [
         ("{", "not the JSON of a recipe"),
         ("[1]", "no object"),
-        ('{"version": 9}', "of version 9; this Limner knows up to 8"),
-        ('{"version": "new"}', "version should be 8, not 'new'"),
-        ('{"version": 0}', "version should be 8, not 0"),
+        ('{"version": 10}', "of version 10; this Limner knows up to 9"),
+        ('{"version": "new"}', "version should be 9, not 'new'"),
+        ('{"version": 0}', "version should be 9, not 0"),
         ('{"cfg_scale": NaN}', "cfg_scale should be"),
     ],
 )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from limner.errors import BadInput, UnknownName
 
-VERSION = 8
+VERSION = 9
 MEANT: dict[int, dict[str, Any]] = {  # by recipes that are older than a version, of which a model now has its own idea
     5: {"best_after": 1.0},
     6: {"pag_scale": 0.0},
@@ -26,8 +26,8 @@ Pixels = Annotated[int, Field(ge=0, le=2**16)]
 
 EFFORTS: dict[str, dict[str, Any]] = {  # points on the measured curve of time against fidelity
     "exact": {},
-    "balanced": {"deep_every": 1, "guide_every": 1, "ask_every": 2},
-    "fast": {"deep_every": 1, "guide_every": 1, "ask_every": 4},
+    "balanced": {"deep_every": 1, "guide_every": 1, "ask_every": 1, "ask_apart": 0.1},
+    "fast": {"deep_every": 1, "guide_every": 1, "ask_every": 1, "ask_apart": 0.2},
 }
 
 
@@ -72,7 +72,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[8] = 8
+    version: Literal[9] = 9
     task: Task = "paint"
     model: str = "mini"  # a name or a path
     prompt: str = ""  # empty: unconditional
@@ -129,6 +129,7 @@ class Recipe(BaseModel):
     ease_in: bool = True  # the first gaps of late steps are shorter: 2, 3, up to every
     guide_every: Few = 1  # late steps at which guidance is computed anew
     ask_every: Few = 1  # late steps at which the denoiser is asked at all; the others carry over what it answered
+    ask_apart: Share = 0.0  # the same by time: from one late step at which it is asked to the next; 0: ask_every counts
     late: Share = 0.7  # the time, 1 is noise, from which steps are late
     few_keys: Annotated[int, Field(ge=1, le=4)] = 1  # rows and columns of a large picture that UNets' attention sees
     precision: Literal["", "fp32", "bf16", "fp16", "int8"] = ""  # of the denoiser; "": what the machine is fast in
@@ -169,11 +170,19 @@ class Recipe(BaseModel):
             raise ValueError(f"should divide deep_every ({deep}) or be a multiple of it")
         return value
 
-    @field_validator("ask_every")
+    @field_validator("ask_apart")
     @classmethod
-    def _whole_or_in_part(cls, value: int, info: ValidationInfo) -> int:
-        if value > 1 and (info.data.get("deep_every", 1), info.data.get("guide_every", 1)) != (1, 1):
-            raise ValueError("should be 1 where deep_every or guide_every is more than 1")
+    def _one_way(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.data.get("ask_every", 1) > 1:
+            raise ValueError("should be 0 where ask_every is more than 1")
+        return value
+
+    @field_validator("ask_every", "ask_apart")
+    @classmethod
+    def _whole_or_in_part(cls, value: float, info: ValidationInfo) -> float:
+        none = 1 if info.field_name == "ask_every" else 0
+        if value > none and (info.data.get("deep_every", 1), info.data.get("guide_every", 1)) != (1, 1):
+            raise ValueError(f"should be {none} where deep_every or guide_every is more than 1")
         return value
 
     @property

@@ -35,6 +35,31 @@ def test_gaps_that_have_grown_stay():
     assert [i for i, t in enumerate(thrift.stations) if thrift.whole(t)] == [0, 1, 2, 3, 4, 6, 9, 13, 17]
 
 
+KARRAS = [1.0, 0.963, 0.922, 0.877, 0.828, 0.773, 0.711, 0.641, 0.562, 0.475, 0.381, 0.286, 0.198, 0.124, 0.07, 0.036,
+          0.016, 0.007, 0.003, 0.001, 0.0]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stations", "apart", "eases", "late"),
+    [
+        (KARRAS, 0.1, True, [8, 10, 12, 14]),
+        (KARRAS, 0.1, False, [8, 10, 12, 14]),  # never two in turn
+        (KARRAS, 0.3, False, [10, 14]),
+        (KARRAS, 0.3, True, [8, 10, 14]),  # 0.15, 0.225, 0.3
+        (KARRAS, 1.0, False, []),
+        ([1 - i / 40 for i in range(41)], 0.1, False, [15, 19, 23, 27, 31, 35, 39]),
+        ([1 - i / 10 for i in range(11)], 0.1, True, [4, 6, 8]),
+        ([0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 0.2, False, [1, 3]),  # all of them are late: the first two
+        ([0.5, 0.0], 0.2, True, []),
+    ],
+)  # fmt: skip
+def test_late_steps_can_be_apart_by_time(stations: list[float], apart: float, eases: bool, late: list[int]):
+    thrift = Thrift.over(stations, 1, 0.7, eases, apart)
+    assert thrift is not None
+    early = [i for i, t in enumerate(stations) if t > 0.7]
+    assert [i for i, t in enumerate(stations[:-1]) if thrift.whole(t)] == early + late
+
+
 def test_a_time_between_two_stations_belongs_to_the_one_before():
     thrift = Thrift.over(STATIONS, 3, late=0.7)
     assert thrift is not None
@@ -42,7 +67,7 @@ def test_a_time_between_two_stations_belongs_to_the_one_before():
 
 
 def test_every_step_whole_needs_no_thrift():
-    assert Thrift.over(STATIONS, 1, late=0.7) is None
+    assert Thrift.over(STATIONS, 1, late=0.7, apart=0.0) is None
 
 
 def walked(every: int, late: float, value, order: int = 1) -> tuple[list[float], list[list[Tensor]]]:

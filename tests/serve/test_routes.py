@@ -47,7 +47,7 @@ def test_from_an_order_to_the_files_of_its_pictures(served):
         job = await here.order("a red apple", 2, seed=41, steps=7, style="icon")
         assert job["state"] == "queued" and job["count"] == 2 and job["pictures"] == [] and job["steps"] == 7
         assert job["recipe"] == {
-            "version": 8, "model": "mini", "prompt": "a red apple", "seed": 41, "steps": 7, "style": "icon",
+            "version": 9, "model": "mini", "prompt": "a red apple", "seed": 41, "steps": 7, "style": "icon",
         }  # fmt: skip
         done = await here.done(job["id"])
         assert done["state"] == "done" and done["started"] >= done["created"] and done["ahead"] == 0
@@ -76,11 +76,11 @@ def test_a_seed_that_is_not_said_is_drawn_when_the_job_is_taken(served, seed: di
     served(test)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7, 8, 9])
 def test_recipes_of_old_versions_are_taken(served, version: int):
     async def test(here: Here) -> None:
         job = await here.order("a cat", version=version, cfg_scale=3, cfg_interval=[0, 1])
-        assert job["recipe"]["version"] == 8 and job["recipe"]["cfg_scale"] == 3.0
+        assert job["recipe"]["version"] == 9 and job["recipe"]["cfg_scale"] == 3.0
         assert (await here.done(job["id"]))["state"] == "done"
 
     served(test)
@@ -89,7 +89,7 @@ def test_recipes_of_old_versions_are_taken(served, version: int):
 def test_an_effort_is_taken_as_the_fields_it_stands_for(served):
     async def test(here: Here) -> None:
         job = await here.order("a cat", effort="fast")
-        assert (job["recipe"]["ask_every"], job["recipe"]["deep_every"]) == (4, 1)
+        assert (job["recipe"]["ask_apart"], job["recipe"]["ask_every"]) == (0.2, 1)
         assert "effort" not in job["recipe"]
 
     served(test)
@@ -106,7 +106,7 @@ REFUSED: list[tuple[Any, str | None, str]] = [
     ({"recipe": {"schedule": "karas"}}, "schedule", "did you mean karras"),
     ({"recipe": {"style": "cubism"}}, "style", "no style is called 'cubism'"),
     ({"recipe": {"task": "dance"}}, "task", "'paint', 'edit'"),
-    ({"recipe": {"version": 9}}, "version", "1, 2, 3, 4, 5, 6, 7 or 8, not 9"),
+    ({"recipe": {"version": 10}}, "version", "1, 2, 3, 4, 5, 6, 7, 8 or 9, not 10"),
     ({"recipe": {"effort": "bold"}}, "effort", "no effort is called 'bold'"),
     ({"recipe": {"effort": ["fast"]}}, "effort", "no effort is called"),
     ({"recipe": {"model": "../../etc/passwd"}}, "model", "no network is called"),
@@ -485,4 +485,4 @@ def test_jobs_of_one_key_differ_in_words_and_seeds_alone():
 
 def test_an_order_holds_what_was_said_and_nothing_else():
     order = read(Body, b'{"recipe": {"prompt": "x", "regions": [{"box": "left:0-1", "prompt": "y"}]}}')
-    assert order.recipe.given() == {"version": 8, "prompt": "x", "regions": [{"box": "left:0-1", "prompt": "y"}]}
+    assert order.recipe.given() == {"version": 9, "prompt": "x", "regions": [{"box": "left:0-1", "prompt": "y"}]}

@@ -115,6 +115,9 @@ class Wishes:
     deep_every: Annotated[Number, flag("Ask deep layers at every so many late steps.", "--deep-every")] = None
     guide_every: Annotated[Number, flag("Compute guidance anew at every so many late steps.", "--guide-every")] = None
     ask_every: Annotated[Number, flag("Ask the denoiser at every so many late steps.", "--ask-every")] = None
+    ask_apart: Annotated[Real, flag("The same by time: from one that is asked to the next, 0 to 1.", "--ask-apart")] = (
+        None
+    )
     late: Annotated[Real, flag("The time from which steps are late; 1 is noise.", "--late")] = None
     ease_in: Annotated[
         bool | None,

@@ -10,40 +10,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 LEAN = 0.5  # of the way that a straight line through the last two whole steps would go; 0 and 1 were both worse
+LEAST = 2  # steps from one that is whole to the next, where late ones are carried over
 AHEAD = 1.0  # the same of the noise or the velocity that a network answers with
 
 
 @dataclass(frozen=True)
 class Thrift:
-    """Which steps of a walk are whole: all down to the time `late`, from there every `every`-th.
+    """Which steps of a walk are whole: all down to the time `late`, from there every `every`-th, or those `apart`.
 
-    Where it eases in, the first of these comes after 2 steps, the next after 3, and so on up to `every`: what changes
-    slowly at the end still changes fast where late steps begin.
+    Where it eases in, the first gaps are shorter: 2 steps, then 3, and so on up to `every`; or a half of `apart`, then
+    three quarters. What changes slowly at the end still changes fast where late steps begin.
     """
 
     stations: tuple[float, ...]
     every: int
     late: float
     eases: bool = False
+    apart: float = 0.0  # the time from one to the next, to the nearest station, but 2 steps at least; 0: `every` counts
 
     @classmethod
-    def over(cls, stations: Sequence[float], every: int, late: float, eases: bool = False) -> Thrift | None:
+    def over(
+        cls, stations: Sequence[float], every: int, late: float, eases: bool = False, apart: float = 0.0
+    ) -> Thrift | None:
         """None where every step is whole."""
-        return cls(tuple(sorted(stations, reverse=True)), every, late, eases) if every > 1 else None
+        ordered = tuple(sorted(stations, reverse=True))
+        return cls(ordered, every, late, eases, apart) if every > 1 or apart else None
 
     def whole(self, t: float) -> bool:
         """Whether the step at t is; times between two stations belong to the one before."""
-        early = sum(station > self.late for station in self.stations)
-        left = sum(station >= t for station in self.stations) - early  # 1 at the first late step
-        gap = 2 if self.eases else self.every
-        while left > gap:
-            left, gap = left - gap, min(gap + 1, self.every)
-        return t > self.late or left == gap
+        return t > self.late or sum(station >= t for station in self.stations) - 1 in self._late
+
+    @cached_property
+    def _late(self) -> frozenset[int]:
+        """The whole ones among late steps, as numbers of stations."""
+        at = sum(station > self.late for station in self.stations) - 1
+        found: list[int] = []
+        while at < len(self.stations) - 1:
+            at += self._gap(at, len(found))
+            found.append(at)
+        return frozenset(found)
+
+    def _gap(self, at: int, done: int) -> int:
+        """Steps from one that is whole to the next; done: gaps that were."""
+        if not self.apart:
+            return min(LEAST + done, self.every) if self.eases else self.every
+        if at < 0:
+            return LEAST
+        share = min(1.0, 0.5 + done / 4) if self.eases else 1.0
+        next = self.stations[at] - self.apart * share
+        return max(LEAST, min(range(1, len(self.stations) - at), key=lambda n: abs(self.stations[at + n] - next)))
 
 
 class Memory:

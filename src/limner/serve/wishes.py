@@ -21,7 +21,7 @@ SHOWN = re.compile(
 )  # how wishes name pictures: never by path or address
 BOX = re.compile(r"\s*\d+\s*(,\s*\d+\s*){3}")  # x,y,w,h
 EDGES = "canny:"
-EFFORT = "Stands for ask_every, deep_every and guide_every where they are not told: less computing, and less fidelity."
+EFFORT = "Stands for ask_apart and its like where they are not told: less computing, and less fidelity."
 MOST = 2**26  # pixels of a picture that is made: 8192 x 8192
 
 
@@ -30,7 +30,7 @@ class Wishes(Recipe):
 
     model_config = ConfigDict(title="Recipe")
 
-    version: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 8  # type: ignore[assignment]  # each only has more fields than the one before
+    version: Literal[1, 2, 3, 4, 5, 6, 7, 8, 9] = 9  # type: ignore[assignment]  # each only has more fields than the one before
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1  # -1: any; the server draws it
     effort: Annotated[Any, WithJsonSchema({"enum": [*EFFORTS], "description": EFFORT})] = "exact"
 

@@ -94,7 +94,7 @@ def guidance(
         mask = region_mask(region.box, *shape[1:]).to(model.place.device)
         parts.append((mask, denoiser(Talk(tuple(own), off, boss.cfg_scale)), region.weight))
     found = regional(base, parts, SHARE)
-    ask = _thrift(boss, stations, boss.ask_every)
+    ask = Thrift.over(stations, boss.ask_every, boss.late, boss.ease_in, boss.ask_apart)
     return Carried.over(found, model.path, ask, draws(boss.sampler)) if ask else found
 
 

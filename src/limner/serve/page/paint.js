@@ -245,7 +245,7 @@ export function use(recipe, from = null) {
 function effortOf(asked) {
   const means = (fields) => Object.entries(fields).every(([name, value]) => (asked[name] ?? value) === value);
   const words = Object.entries(known.capabilities.efforts ?? {}).filter(([word]) => word !== "exact");
-  return (asked.ask_every > 1 && words.find(([, fields]) => means(fields))) || ["", {}];
+  return (asked.ask_apart && words.find(([, fields]) => means(fields))) || ["", {}];
 }
 
 const capital = (word) => word[0].toUpperCase() + word.slice(1);
