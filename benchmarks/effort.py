@@ -37,11 +37,12 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"deep_every": 4},
     {"deep_every": 4, "guide_every": 4, "ease_in": False},
     {"deep_every": 3, "guide_every": 3},
+    {"ask_apart": 0.08},
+    {"ask_apart": 0.13},
+    {"ask_apart": 0.25},
+    {"ask_apart": 0.13, "late": 0.85},
     {"ask_every": 2},
-    {"ask_every": 3},
     {"ask_every": 4},
-    {"ask_every": 2, "late": 0.97},
-    {"ask_every": 2, "late": 0.85},
 )
 
 

@@ -26,8 +26,8 @@ Pixels = Annotated[int, Field(ge=0, le=2**16)]
 
 EFFORTS: dict[str, dict[str, Any]] = {  # points on the measured curve of time against fidelity
     "exact": {},
-    "balanced": {"deep_every": 1, "guide_every": 1, "ask_every": 1, "ask_apart": 0.1},
-    "fast": {"deep_every": 1, "guide_every": 1, "ask_every": 1, "ask_apart": 0.2},
+    "balanced": {"deep_every": 1, "guide_every": 1, "ask_every": 1, "ask_apart": 0.13},
+    "fast": {"deep_every": 1, "guide_every": 1, "ask_every": 1, "ask_apart": 0.25},
 }
 
 

@@ -89,7 +89,7 @@ def test_recipes_of_old_versions_are_taken(served, version: int):
 def test_an_effort_is_taken_as_the_fields_it_stands_for(served):
     async def test(here: Here) -> None:
         job = await here.order("a cat", effort="fast")
-        assert (job["recipe"]["ask_apart"], job["recipe"]["ask_every"]) == (0.2, 1)
+        assert (job["recipe"]["ask_apart"], job["recipe"]["ask_every"]) == (0.25, 1)
         assert "effort" not in job["recipe"]
 
     served(test)

@@ -31,7 +31,7 @@ EXAMPLES = {  # a text for each kind of field
         ("--scheduler=karras,Uniform", "schedule", ("karras", "uniform")),
         ("sampler=Euler a, DPM++ 2M", "sampler", ("euler_ancestral", "dpmpp_2m")),
         ("size=128x64,256", "size", ((128, 64), (256, 256))),
-        ("effort=exact,fast", "effort", ((1, 1, 1, 0.0), (1, 1, 1, 0.2))),
+        ("effort=exact,fast", "effort", ((1, 1, 1, 0.0), (1, 1, 1, 0.25))),
         ("cfg-interval=0.1-1,0-0.5", "cfg_interval", ((0.1, 1.0), (0.0, 0.5))),
         ("skip_layers=7+8+9,7,none", "skip_layers", ((7, 8, 9), (7,), ())),
         ("skip_layers=7,8,9|7", "skip_layers", ((7, 8, 9), (7,))),
@@ -51,7 +51,7 @@ def test_values_are_those_of_the_field(text, field, values):
 
 def test_an_effort_leaves_what_it_does_not_say():
     axis = parse_axis("effort=exact,balanced,fast", Recipe(late=0.8, deep_every=9))
-    assert axis.values == ((1, 1, 1, 0), (1, 1, 1, 0.1), (1, 1, 1, 0.2))
+    assert axis.values == ((1, 1, 1, 0), (1, 1, 1, 0.13), (1, 1, 1, 0.25))
 
 
 @pytest.mark.parametrize("field", sorted(Recipe.model_fields.keys() - {"version"}))

@@ -22,6 +22,7 @@ def test_what_is_not_said_the_family_says(model: Model):
     assert (recipe.width, recipe.height) == ours.size
     assert (recipe.steps, recipe.sampler, recipe.schedule) == (ours.steps, ours.sampler, ours.schedule)
     assert (recipe.cfg_scale, recipe.cfg_interval) == (ours.cfg_scale, ours.cfg_interval)
+    assert [begin(model, effort=effort).late for effort in ("exact", "balanced", "fast")] == [ours.late] * 3
     assert begin(model, effort="fast", late=0.6).late == 0.6
 
 

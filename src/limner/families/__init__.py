@@ -64,6 +64,7 @@ class Defaults:
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     pag_scale: float = 0.0
     pag_interval: tuple[float, float] = (0.0, 1.0)
+    late: float = 0.75  # the time after which layout stands: for wide latents early (arXiv 2403.03206, section 5.3.2)
 
 
 @dataclass(frozen=True)

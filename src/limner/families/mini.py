@@ -35,7 +35,7 @@ NETS = {
 KINDS.extend((NETS["autoencoder"], NETS["denoiser"], NETS["text"], EYE))
 
 DEFAULTS = Defaults((128, 128), 24, "euler_ancestral", "uniform", cfg_scale=5.0, cfg_interval=(0.1, 1.0),
-                    pag_scale=1.5, pag_interval=(0.7, 1.0))  # fmt: skip
+                    pag_scale=1.5, pag_interval=(0.7, 1.0), late=0.7)  # fmt: skip
 MINI = Family(
     name="mini",
     nets=NETS,

@@ -42,7 +42,7 @@ def begin(model: Model, /, **wishes: Any) -> Recipe:
     wishes["task"] = TASKS.name(wishes.get("task", "paint"))
     likes = {"steps": ours.steps, "sampler": ours.sampler, "schedule": ours.schedule}
     likes |= {"cfg_scale": ours.cfg_scale, "cfg_interval": ours.cfg_interval}
-    likes |= {"pag_scale": ours.pag_scale, "pag_interval": ours.pag_interval}
+    likes |= {"pag_scale": ours.pag_scale, "pag_interval": ours.pag_interval, "late": ours.late}
     likes["syntax"] = "a1111" if model.family.towers else "plain"
     if Recipe.of(likes | wishes).best_of > 1:  # what is not even a recipe is told first
         likes["best_after"] = EARLY
