@@ -18,7 +18,7 @@ from limner.nn.driven import Driven
 from limner.nn.int8 import eligible, in_int8
 from limner.nn.packed import packed
 from limner.nn.streamed import copied, streamed
-from limner.nn.upsample import folding
+from limner.nn.upsample import Upsample, folding
 from limner.place import Place
 from limner.store import home
 from limner.weights.io import release, sha256
@@ -152,11 +152,13 @@ def _sizes(net: nn.Module, place: Place, streamed: bool) -> Iterator[int]:
 
     Weights of products are in the place's type, all others in fp32; layers of 8 bits are packed once and stay.
     """
+    more = {id(each.conv): each.folded for each in net.modules() if isinstance(each, Upsample)} if place.folds else {}
     for name, layer in net.named_modules():
         small = place.int8 and eligible(name, layer)
         if streamed == (isinstance(layer, STREAMED) and not small):
             wide = place.dtype.itemsize if isinstance(layer, (nn.Linear, nn.Conv2d)) else FP32
-            yield (1 if small else wide) * sum(value.numel() for value in layer.parameters(recurse=False))
+            values = more.get(id(layer)) or sum(value.numel() for value in layer.parameters(recurse=False))
+            yield (1 if small else wide) * values
 
 
 def bare(nets: Mapping[str, nn.Module], net: str) -> nn.Module:

@@ -23,6 +23,11 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = conv3(channels, channels)
 
+    @property
+    def folded(self) -> int:
+        """How many values it has when it is folded."""
+        return sum(value.numel() * (16 if value.ndim == 4 else 36) // 9 for value in self.conv.parameters())
+
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         return self.conv(F.interpolate(x, size=size or _doubled(x), mode="nearest"))
 
