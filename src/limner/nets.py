@@ -152,7 +152,7 @@ def _sizes(net: nn.Module, place: Place, streamed: bool) -> Iterator[int]:
 
     Weights of products are in the place's type, all others in fp32; layers of 8 bits are packed once and stay.
     """
-    more = {id(each.conv): each.folded for each in net.modules() if isinstance(each, Upsample)} if place.folds else {}
+    more = {id(each.conv): each.values for each in net.modules() if isinstance(each, Upsample)} if place.folds else {}
     for name, layer in net.named_modules():
         small = place.int8 and eligible(name, layer)
         if streamed == (isinstance(layer, STREAMED) and not small):

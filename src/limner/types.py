@@ -73,7 +73,7 @@ class Cond:
 
 
 def again(value: Tensor, rows: int) -> Tensor:
-    """The rows of a tensor over and over, until there are so many; their layout in memory stays."""
+    """The rows of a tensor over and over, until there are so many, or as they are. Their layout in memory stays."""
     return value if len(value) >= rows else torch.cat([value] * (rows // len(value)))
 
 

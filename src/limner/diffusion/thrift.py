@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 LEAN = 0.5  # of the way that a straight line through the last two whole steps would go; 0 and 1 were both worse
-LEAST = 2  # steps from one that is whole to the next, where late ones are carried over
 AHEAD = 1.0  # the same of the noise or the velocity that a network answers with
+LEAST = 2  # steps from one that is whole to the next, where late ones are carried over
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Thrift:
         if at < 0:
             return LEAST
         share = min(1.0, 0.5 + done / 4) if self.eases else 1.0
-        next = self.stations[at] - self.apart * share
-        return max(LEAST, min(range(1, len(self.stations) - at), key=lambda n: abs(self.stations[at + n] - next)))
+        aim = self.stations[at] - self.apart * share
+        return max(LEAST, min(range(1, len(self.stations) - at), key=lambda n: abs(self.stations[at + n] - aim)))
 
 
 class Memory:

@@ -24,9 +24,10 @@ class Upsample(nn.Module):
         self.conv = conv3(channels, channels)
 
     @property
-    def folded(self) -> int:
-        """How many values it has when it is folded."""
-        return sum(value.numel() * (16 if value.ndim == 4 else 36) // 9 for value in self.conv.parameters())
+    def values(self) -> int:
+        """How many a folded one has."""
+        out, channels = self.conv.weight.shape[:2]
+        return 4 * out * (4 * channels + 1)  # four corners, each of 2x2 places and a bias
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         return self.conv(F.interpolate(x, size=size or _doubled(x), mode="nearest"))

@@ -180,7 +180,8 @@ def _guided(
             stages.append((stations[round(until * recipe.steps)], denoiser))
         return staged(stages) if len(stages) > 1 else stages[0][1]
 
-    deep, guide = (_thrift(recipe, stations, every) for every in (recipe.deep_every, recipe.guide_every))
+    every = (recipe.deep_every, recipe.guide_every)
+    deep, guide = (Thrift.over(stations, n, recipe.late, recipe.ease_in) for n in every)
     positives = [(speak(said), said.weight) for said in talk.wanted]
     negative = speak(talk.unwanted)
     if model.variant == "edit" and image is not None:
@@ -196,7 +197,3 @@ def _guided(
         alone = mixed([(speak(said, alone=True), said.weight) for said in talk.wanted])
         found = perturbed(found, alone, recipe.pag_scale, recipe.pag_interval)
     return found
-
-
-def _thrift(recipe: Recipe, stations: list[float], every: int) -> Thrift | None:
-    return Thrift.over(stations, every, recipe.late, recipe.ease_in)
