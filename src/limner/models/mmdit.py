@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.errors import BadInput
-from limner.nn.attention import attend, join_heads, split_heads
+from limner.nn.attention import attend, join_heads
 from limner.nn.embed import timestep_embedding
-from limner.nn.norm import RMSNorm
+from limner.nn.norm import RMSNorm, joined, modulated
 from limner.types import Cond, Deep, again
 
 EDGE = 2  # blocks at either end that are asked anew where the change that the others make is carried over
@@ -53,11 +52,6 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> MMDiTConfig:
     )  # fmt: skip
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """A norm whose shift and scale are told: adaLN (Peebles and Xie 2022, arXiv 2212.09748, section 3.2)."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift  # B T D
-
-
 def embedder(width_in: int, width: int) -> nn.Sequential:
     layers = nn.Sequential(nn.Linear(width_in, width), nn.SiLU(), nn.Linear(width, width))
     return nn.Sequential(OrderedDict(mlp=layers))
@@ -80,8 +74,8 @@ class Attention(nn.Module):
         self.proj = nn.Identity() if last else nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # B K T E each
-        return self.ln_q(q), self.ln_k(k), v
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x).chunk(3, dim=-1))  # B T K E each
+        return self.ln_q(q).transpose(1, 2), self.ln_k(k).transpose(1, 2), v.transpose(1, 2)  # B K T E
 
 
 class Stream(nn.Module):
@@ -107,11 +101,11 @@ class Stream(nn.Module):
         """What follows the joint attention."""
         if self.mlp is None:
             return x
-        y = x + mods[2] * self.attn.proj(attended)  # B T D
+        y = joined(x, mods[2], self.attn.proj(attended))  # B T D
         if self.attn2 is not None:
             q, k, v = self.attn2(modulated(x, mods[6], mods[7]))
-            y = y + mods[8] * self.attn2.proj(join_heads(attend(q, k, v)))
-        return y + mods[5] * self.mlp(modulated(y, mods[3], mods[4]))
+            y = joined(y, mods[8], self.attn2.proj(join_heads(attend(q, k, v))))
+        return joined(y, mods[5], self.mlp(modulated(y, mods[3], mods[4])))
 
 
 class JointBlock(nn.Module):
