@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from limner.families.recognise import Part
 from limner.nn.driven import Driven
+from limner.nn.embed import is_table, tabled
+from limner.nn.fused import fusing
 from limner.nn.int8 import eligible, in_int8
 from limner.nn.packed import packed
 from limner.nn.streamed import copied, streamed
@@ -150,11 +152,14 @@ STREAMED = (nn.Linear, nn.Conv2d, nn.Embedding)
 def _sizes(net: nn.Module, place: Place, streamed: bool) -> Iterator[int]:
     """Bytes of each layer at its place, of those that can be streamed or of the others.
 
-    Weights of products are in the place's type, all others in fp32; layers of 8 bits are packed once and stay.
+    Weights of products are in the place's type, all others in fp32; layers of 8 bits are packed once and stay, and
+    tables stay in their file.
     """
     more = {id(each.conv): each.values for each in net.modules() if isinstance(each, Upsample)} if place.folds else {}
     for name, layer in net.named_modules():
         small = place.int8 and eligible(name, layer)
+        if place.looks_up and is_table(layer):
+            continue
         if streamed == (isinstance(layer, STREAMED) and not small):
             wide = place.dtype.itemsize if isinstance(layer, (nn.Linear, nn.Conv2d)) else FP32
             values = more.get(id(layer)) or sum(value.numel() for value in layer.parameters(recurse=False))
@@ -176,14 +181,18 @@ def placed(net: Net, place: Place, pack: bool = False) -> Net:
     large = size(net) >= LARGE
     if place.folds:
         folding(net, place.keep != "layer" or place.int8 or not large, release)
+    if place.fuses:
+        fusing(net)
     if place.int8:
         in_int8(net, place.dtype, release)
     if pack and place.packs:
         packed(net, place.dtype, release)
     if not large:
         return place.settle(net)  # type: ignore[return-value]
+    if place.looks_up:
+        tabled(net, release)
     if place.keep == "layer":
-        return streamed(net, place.settle, release, tables=place.device.type == "cpu")
+        return streamed(net, place.settle, release)
     for layer in net.modules():
         if not list(layer.children()):
             before = [(value, value.data) for value in layer.parameters()]

@@ -90,6 +90,17 @@ class Place:
         return self.device.type == "cpu"
 
     @property
+    def looks_up(self) -> bool:
+        """Whether large embeddings are looked up where they lie in their file, and not brought here."""
+        return self.device.type == "cpu"
+
+    @property
+    def fuses(self) -> bool:
+        """Whether linear layers are to do themselves what is done with their answers; those of 8 bits cannot."""
+        able = self.device.type == "cpu" and self.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        return able and not self.int8
+
+    @property
     def packs(self) -> bool:
         """Whether weights are to lie as oneDNN wants them: in bf16 that pays."""
         whole = self.device.type == "cpu" and self.engine == "torch" and self.keep != "layer"

@@ -17,9 +17,9 @@ from tests.conftest import tiny_net
 from torch import Tensor, nn
 
 from limner.models.mini_transformer import MiniTransformer, MiniTransformerConfig
-from limner.models.unet import GatedLinear
 from limner.nn import driven, graph
 from limner.nn.driven import Driven, filled, flattened, rebuilt, undriven
+from limner.nn.fused import GatedLinear
 from limner.nn.int8 import eligible, small_weight
 from limner.types import Cond
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.nn.attention import attend, join_heads, split_heads
 from limner.nn.embed import timestep_embedding
+from limner.nn.fused import GatedLinear
 from limner.nn.upsample import FoldedUpsample, Upsample
 from limner.types import Cond, Deep, Tensors, again
 
@@ -126,18 +126,6 @@ class CrossAttention(nn.Module):
         for k, v in seen:
             y = y + attend(q, split_heads(k.to(q.dtype), self.heads), split_heads(v.to(q.dtype), self.heads))
         return self.to_out(join_heads(y))  # B T D
-
-
-class GatedLinear(nn.Module):
-    """GEGLU (Shazeer 2020, arXiv 2002.05202)."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(width, 2 * hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)  # B T M each
-        return value * F.gelu(gate)
 
 
 class FeedForward(nn.Module):

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from limner.nn.fused import FusedLinear, product
+
 Net = TypeVar("Net", bound=nn.Module)
 LEAST = 32  # channels in and out from which on a layer gains
 FEW = 16**3  # products below which PyTorch does not ask oneDNN
@@ -40,6 +42,8 @@ def exchanged(
 def _pack(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     if not isinstance(layer, (nn.Linear, nn.Conv2d)) or min(layer.weight.shape[:2]) < LEAST:
         return None
+    if isinstance(layer, FusedLinear):
+        return PackedFused(layer, dtype)
     if isinstance(layer, nn.Linear):
         return PackedLinear(layer, dtype) if layer.weight.numel() > FEW else None
     if not convolves_plainly(layer):
@@ -67,7 +71,18 @@ class PackedLinear(nn.Module):
         self.bias = None if layer.bias is None else layer.bias.data.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, "none", [], "")
+        return product(x.to(self.dtype), self.packed, self.bias)
+
+
+class PackedFused(PackedLinear):
+    """One that does itself what is done with its answers."""
+
+    def __init__(self, layer: FusedLinear, dtype: torch.dtype) -> None:
+        super().__init__(layer, dtype)
+        self.gelu = layer.gelu
+
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        return product(x.to(self.dtype), self.packed, self.bias, self.gelu, times)
 
 
 class PackedPointwise(PackedLinear):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from limner.nn.upsample import FoldedUpsample
 
-TABLE = 2**22  # values of an embedding from which on it is not copied; places and buckets have fewer
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -21,22 +20,17 @@ def copied(net: Net) -> Net:
     return copy.deepcopy(net, own)
 
 
-def streamed(
-    net: Net, settle: Callable[[nn.Module], object], release: Callable[[Tensor], object], tables: bool = True
-) -> Net:
+def streamed(net: Net, settle: Callable[[nn.Module], object], release: Callable[[Tensor], object]) -> Net:
     """The network itself, with linear layers and convolutions brought to their place at each call and no longer.
 
     settle: brings a layer to its place. release: gives the pages of a tensor back to the system. What else there is
-    is settled for good. tables: a large embedding stays as it is, and the rows that are looked up become fp32, which
-    are the same bits; so its table is never copied. Layers may not be called by two threads at once.
+    is settled for good. Layers may not be called by two threads at once.
     """
     for layer in net.modules():
         if isinstance(layer, FoldedUpsample) and layer.empty:
             _fill(layer, release)
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
             _stream(layer, settle, release)
-        elif tables and isinstance(layer, nn.Embedding) and layer.weight.numel() >= TABLE:
-            _look_up(layer, release)
         elif not list(layer.children()):
             settle(layer)
     return net
@@ -47,14 +41,6 @@ def _fill(layer: FoldedUpsample, release: Callable[[Tensor], object]) -> None:
         release(called.fill())
 
     layer.register_forward_pre_hook(before)
-
-
-def _look_up(layer: nn.Embedding, release: Callable[[Tensor], object]) -> None:
-    def after(called: nn.Embedding, _: object, rows: Tensor) -> Tensor:
-        release(called.weight.data)
-        return rows.float()
-
-    layer.register_forward_hook(after)
 
 
 def _stream(layer: nn.Module, settle: Callable[[nn.Module], object], release: Callable[[Tensor], object]) -> None:
