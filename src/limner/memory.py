@@ -124,6 +124,13 @@ def large_pages() -> str:
     return ""
 
 
+def trim() -> None:
+    """Gives back what is held and not in use, where a large part of it will not be used again soon."""
+    for libc in _holding:
+        libc.malloc_trim(0)
+        _in_large_pages(libc, min(free(), MOST_HEAP))  # the heap may grow again where it was not marked
+
+
 def let_go() -> None:
     """Ends that where memory is short, and gives back what is held."""
     for libc in _holding:

@@ -14,6 +14,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from limner.families.recognise import Part
+from limner.memory import trim
 from limner.nn.driven import Driven
 from limner.nn.embed import is_table, tabled
 from limner.nn.fused import fusing
@@ -59,6 +60,7 @@ class Nets(Mapping[str, nn.Module]):
             if self._place.keep == "one" and size(bare) >= LARGE:
                 for each in list(self._all.values()):
                     each.drop()
+                trim()
             mine = bare if self._place.keep == "all" else copied(bare)
             driven = self._place.engine == "openvino" and net == "denoiser"
             ready = self._driven(bare) if driven else placed(mine, self._place_of(net), pack=net == "denoiser")
@@ -85,6 +87,11 @@ class Nets(Mapping[str, nn.Module]):
     def exactly(self, net: str) -> nn.Module:
         """A network in fp32 for once, where its own type was not enough."""
         return placed(copied(self._bare[net]), replace(self._place, dtype=torch.float32, int8=False))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether there are large ones, and nothing was asked for yet."""
+        return not self._ready and any(size(net) >= LARGE for net in self._bare.values())
 
     def at(self, place: Place) -> Nets:
         """The same networks for another place; before any of them was asked for."""

@@ -14,7 +14,7 @@ from limner.errors import BadInput
 from limner.pipeline import Model, load
 from limner.place import Keep, find_place
 from limner.recipe import Recipe
-from limner.tasks.afford import _need, _weights, _work, afforded
+from limner.tasks.afford import _need, _weights, _work, afforded, sparing
 from limner.tasks.run import several
 
 SMALL = Recipe(prompt="a cat", seed=1, width=64, height=64)
@@ -53,6 +53,25 @@ def test_what_keeps_less_needs_less(model: Model):
 def test_the_least_costly_that_fits_is_taken(model: Model, keep: Keep, monkeypatch: pytest.MonkeyPatch):
     left(monkeypatch, needs(model, [SMALL])[keep])
     assert afforded(model, [SMALL]).place.keep == keep
+
+
+def test_what_is_needed_once_is_let_go(model: Model):
+    assert sparing(model, [SMALL]).place.keep == "one"
+    assert sparing(model, several(SMALL, 2)).place.keep == "one"  # a batch
+    for kept, recipes in (
+        (replace(model, adapts=False), [SMALL]),
+        (model, [SMALL, SMALL.but(width=128)]),
+        (model, [SMALL.but(hires=2.0)]),
+        (model, several(SMALL, 40)),  # more than a batch
+    ):
+        assert sparing(kept, recipes) is kept
+    model.nets["text"]
+    assert sparing(model, [SMALL]) is model  # it is there already
+
+
+def test_small_networks_stay(tiny_folder: Path):
+    model = replace(load(str(tiny_folder), find_place("cpu")), adapts=True)
+    assert sparing(model, [SMALL]) is model
 
 
 def test_who_was_told_what_to_keep_is_told_what_would_fit(model: Model, monkeypatch: pytest.MonkeyPatch):

@@ -33,7 +33,9 @@ def flag(help: str, *names: str) -> Parameter:
 
 
 Keeping = Literal["auto", "all", "one", "layer"]
-Kept = Annotated[Keeping, flag("What stays in memory: all networks, one, or one layer; auto: what fits.", "--keep")]
+Kept = Annotated[
+    Keeping, flag("What stays in memory: all networks, one, or one layer; auto: what pays and fits.", "--keep")
+]
 
 # not given: the model's family says, or the recipe that is repeated
 Text = str | None
@@ -269,7 +271,7 @@ def ready(fields: dict[str, Any], device: str, keep: str = "auto") -> tuple[Mode
     from limner.place import find_place
     from limner.tasks.task import load_for
 
-    if keep in ("auto", "all"):
+    if keep != "layer":
         hold_freed()
     model = load_for(first, find_place(cast(Any, device), keep=cast(Any, "all" if keep == "auto" else keep)))
     return replace(model, adapts=keep == "auto"), fields
@@ -288,8 +290,10 @@ def fitted(model: Model, recipes: Sequence[Recipe]) -> Model:
 
 def keep_all(model: Model, recipes: Sequence[Recipe], out: Output) -> None:
     """Make the pictures of all recipes and save each batch as it is finished."""
+    from limner.tasks.afford import sparing
+
     alone = len(recipes) == 1
-    for finished, seconds in batches(model, recipes, out.quiet):
+    for finished, seconds in batches(sparing(model, recipes), recipes, out.quiet):
         out.keep(finished, model, seconds, alone)
 
 

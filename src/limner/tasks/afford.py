@@ -31,6 +31,14 @@ class Weights:
     beside: int  # controls and the like, which stay with the denoiser
 
 
+def sparing(model: Model, recipes: Sequence[Recipe]) -> Model:
+    """The model keeping one network at a time, where it adapts and none is needed twice: as fast, in less memory."""
+    untouched = isinstance(model.nets, Nets) and model.nets.untouched
+    here = model.place.engine == "torch" and not model.place.memory
+    once = len(walks(recipes)) == 1 and recipes[0].hires == 1
+    return model.keeping("one") if model.adapts and untouched and here and once else model
+
+
 def afforded(model: Model, recipes: Sequence[Recipe]) -> Model:
     """The model, keeping as much as there is memory for; or, where it does not adapt, as much as it was told.
 
