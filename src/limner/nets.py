@@ -194,10 +194,10 @@ def placed(net: Net, place: Place, pack: bool = False) -> Net:
         in_int8(net, place.dtype, release)
     if pack and place.packs:
         packed(net, place.dtype, release)
-    if not large:
-        return place.settle(net)  # type: ignore[return-value]
     if place.looks_up:
         tabled(net, release)
+    if not large:
+        return place.settle(net)  # type: ignore[return-value]
     if place.keep == "layer":
         return streamed(net, place.settle, release)
     for layer in net.modules():

@@ -48,11 +48,11 @@ class FusedLinear(nn.Linear):
     """
 
     def __init__(self, plain: nn.Linear, rows: slice = slice(None), gelu: str = "") -> None:
-        weight, bias = (None if value is None else value.data[rows] for value in (plain.weight, plain.bias))
-        assert weight is not None
-        super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        weight = plain.weight.data[rows]
+        super().__init__(plain.in_features, len(weight), bias=plain.bias is not None, device="meta")
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        if plain.bias is not None:
+            self.bias = nn.Parameter(plain.bias.data[rows], requires_grad=False)
         self.gelu = gelu
 
     def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
