@@ -12,7 +12,7 @@ from tests.conftest import tiny_net, tiny_nets, write_single
 from torch import Tensor, nn
 
 import limner.nets
-import limner.nn.embed
+import limner.nn.streamed
 from limner.denoiser import asked
 from limner.nets import Nets, placed
 from limner.nn.int8 import Int8Conv2d, Int8Linear
@@ -27,7 +27,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limner.nets, "LARGE", 0)
-    monkeypatch.setattr(limner.nn.embed, "TABLE", 10_000)
+    monkeypatch.setattr(limner.nn.streamed, "TABLE", 10_000)
 
 
 def place(keep: Keep, dtype: torch.dtype = torch.float32) -> Place:

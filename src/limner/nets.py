@@ -16,11 +16,10 @@ from torch.overrides import TorchFunctionMode
 from limner.families.recognise import Part
 from limner.memory import trim
 from limner.nn.driven import Driven
-from limner.nn.embed import is_table, tabled
 from limner.nn.fused import fusing
 from limner.nn.int8 import eligible, in_int8
 from limner.nn.packed import packed
-from limner.nn.streamed import copied, streamed
+from limner.nn.streamed import copied, is_table, streamed, tabled
 from limner.nn.upsample import Upsample, folding
 from limner.place import Place
 from limner.store import home

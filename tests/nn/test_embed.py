@@ -1,14 +1,11 @@
 """Embeddings of time and place."""
 
 import math
-from copy import deepcopy
 
 import pytest
 import torch
-from torch import nn
 
-from limner.nn import embed
-from limner.nn.embed import Table, rotary_2d, rotate, tabled, timestep_embedding
+from limner.nn.embed import rotary_2d, rotate, timestep_embedding
 
 CPU = torch.device("cpu")
 
@@ -57,17 +54,3 @@ def test_time_is_cosines_then_sines():
 
 def test_times_in_half_precision_are_embedded_in_single():
     assert timestep_embedding(torch.ones(2, dtype=torch.bfloat16), 8).dtype == torch.float32
-
-
-@torch.inference_mode()
-def test_a_table_is_looked_up_where_it_lies(monkeypatch):
-    monkeypatch.setattr(embed, "TABLE", 100)
-    plain = nn.ModuleDict({"large": nn.Embedding(50, 8), "small": nn.Embedding(5, 8)}).half()
-    values, given = plain["large"].weight.data, []
-    net = tabled(plain, lambda tensor: given.append(tensor.data_ptr()))
-    assert [type(layer) for layer in net.values()] == [Table, nn.Embedding]
-    ids = torch.tensor([[3, 0], [49, 3]])
-    for each in (net, deepcopy(net)):
-        rows = each.float()["large"](ids)
-        assert rows.dtype == torch.float32 and torch.equal(rows, values.float()[ids])
-    assert given == [values.data_ptr()] * 2  # no copy was made, and its pages were given back

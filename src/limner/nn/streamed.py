@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limner.nn.packed import exchanged
 from limner.nn.upsample import FoldedUpsample
 
+TABLE = 2**22  # values of an embedding from which on it is not copied; places and buckets have fewer
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -56,3 +59,35 @@ def _stream(layer: nn.Module, settle: Callable[[nn.Module], object], release: Ca
 
     layer.register_forward_pre_hook(before)
     layer.register_forward_hook(after, always_call=True)  # also where the layer failed
+
+
+class Table(nn.Module):
+    """A large embedding whose values stay in their file: the rows that are looked up become fp32, the same bits."""
+
+    def __init__(self, values: Tensor, release: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self._values, self._release = [values], release  # in a list: nobody brings them to another place
+
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = F.embedding(ids, self._values[0]).float()
+        self._release(self._values[0])
+        return rows
+
+    def __deepcopy__(self, _: Any) -> Table:
+        return Table(self._values[0], self._release)
+
+
+def is_table(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Embedding) and layer.weight.numel() >= TABLE
+
+
+def tabled(net: Net, release: Callable[[Tensor], object]) -> Net:
+    """The network itself, its large embeddings looked up where they lie.
+
+    release: gives the pages of a tensor back to the system.
+    """
+
+    def table(_: str, layer: nn.Module) -> Table | None:
+        return Table(cast(Tensor, layer.weight).data, release) if is_table(layer) else None
+
+    return exchanged(net, table, release)
