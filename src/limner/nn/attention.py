@@ -12,6 +12,8 @@ from limner.place import fuses_attention
 
 MOST_SCORES = 2**21  # that plain products hold at once, 4 MiB in bf16, which caches keep; more go by head and block
 MOST_LEARNT = 2**26  # that they hold until gradients come back, 128 MiB in bf16
+LANES = 16  # columns that oneDNN's products give at a time: 40 take them twice as long as 48
+LINE = 32  # scores that a line of the caches holds in bf16: where each row of them begins on one, a tenth is saved
 
 
 def attend(
@@ -42,19 +44,25 @@ def attend(
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     if learns or B * K * T * S <= MOST_SCORES:
         return _attend(q, k, v, keep, bias)
+    rows, E, hidden = max(1, MOST_SCORES // S), v.shape[-1], 0
+    if keep is None and bias is None:
+        hidden = -S % LINE
+        k = F.pad(k, (0, 0, 0, hidden))
+    v = F.pad(v, (0, -E % LANES, 0, hidden))
     bias = None if bias is None else bias.expand(B, K, -1, -1)
-    rows, parts = max(1, MOST_SCORES // S), []
-    for b, h in product(range(B), range(K)):
-        one, head = slice(b, b + 1), slice(h, h + 1)
-        for first in range(0, T, rows):
-            here = (one, head, slice(first, first + rows))
-            part = (q[here], k[one, head], v[one, head])
-            parts.append(_attend(*part, None if keep is None else keep[one], None if bias is None else bias[here]))
-    return torch.cat(parts, dim=2).view(B, K, T, -1)
+    y = v.new_empty(B, T, K, E)  # as the layer behind it reads it
+    for b, h, first in product(range(B), range(K), range(0, T, rows)):
+        here = slice(first, first + rows)
+        told = (None if keep is None else keep[b, 0], None if bias is None else bias[b, h, here])
+        y[b, here, h] = _attend(q[b, h, here], k[b, h], v[b, h], *told, hidden)[:, :E]
+    return y.transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, bias: Tensor | None) -> Tensor:
-    scores = q @ k.transpose(-2, -1)  # B K T S
+def _attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, bias: Tensor | None, hidden: int = 0) -> Tensor:
+    """hidden: of the last keys, which are none."""
+    scores = q @ k.transpose(-2, -1)  # ... T S
+    if hidden:
+        scores[..., -hidden:] = float("-inf")
     if bias is not None:
         scores = scores + bias
     if keep is not None:
