@@ -191,3 +191,17 @@ def test_a_driven_network_in_8_bits_is_rehearsed_once(tmp_path: Path, monkeypatc
     want = load(str(path), place("all")).denoiser(cond)(x, 0.5)
     assert torch.equal(found[0], found[1])
     assert 0 < (found[0] - want).norm() < 0.3 * want.norm()
+
+
+@pytest.mark.skipif("openvino" not in engines("cpu"), reason="needs the extra openvino")
+def test_on_a_torus_a_network_is_its_own_engine(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LIMNER_HOME", str(tmp_path))
+    path, x = str(tiny_checkpoint("sd15")), torch.randn(1, 4, 8, 8)
+    found = []
+    for where in (place("all"), place("all").driven("openvino")):
+        model = replace(load(path, where), around=(True, True))
+        found.append(model.denoiser(model.encode(["a red apple"]))(x, 0.5))
+    assert torch.equal(*found)
+    assert not (tmp_path / "graphs").exists()

@@ -61,17 +61,19 @@ class Nets(Mapping[str, nn.Module]):
                     each.drop()
                 trim()
             mine = bare if self._place.keep == "all" else copied(bare)
-            driven = self._place.engine == "openvino" and net == "denoiser"
+            driven = self._is_driven(net)
             ready = self._driven(bare) if driven else placed(mine, self._place_of(net), pack=net == "denoiser")
             self._ready[net] = ready
         return self._ready[net]
 
+    def _is_driven(self, net: str) -> bool:
+        return self._place.engine != "torch" and net == "denoiser"
+
     def _driven(self, bare: nn.Module) -> Driven:
-        """The denoiser whose arithmetic another engine does; its own weights stay in their file until it is traced."""
-        files, place, wide = self._files.get("denoiser", ()), self._place, self._place_of("denoiser")
+        """The denoiser whose arithmetic another engine does."""
+        files, place = self._files.get("denoiser", ()), self._place
         digest = lambda: " ".join(map(sha256, files))  # noqa: E731
-        folder = home() / "graphs" if files else None
-        return Driven(bare, place.dtype, digest, folder, place.int8, lambda net: placed(copied(net), wide))
+        return Driven(bare, place.dtype, digest, home() / "graphs" if files else None, place.int8)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._bare)
@@ -86,6 +88,12 @@ class Nets(Mapping[str, nn.Module]):
     def exactly(self, net: str) -> nn.Module:
         """A network in fp32 for once, where its own type was not enough."""
         return placed(copied(self._bare[net]), replace(self._place, dtype=torch.float32, int8=False))
+
+    def undriven(self, net: str) -> nn.Module:
+        """A network whose arithmetic is our own, in the machine's own type where it would have been the engine's."""
+        if not self._is_driven(net):
+            return self[net]
+        return placed(copied(self._bare[net]), replace(self._place, int8=False, engine="torch"), pack=True)
 
     @property
     def untouched(self) -> bool:
@@ -104,8 +112,7 @@ class Nets(Mapping[str, nn.Module]):
     def weight(self, net: str) -> int:
         """Bytes that a network will take when it is brought to its place; 0: it is there."""
         bare, place = self._bare[net], self._place_of(net)
-        twice = 1 + (net == "denoiser" and place.engine != "torch")  # here, and as the engine lays them out
-        return 0 if net in self._ready else twice * sum((*_sizes(bare, place, False), *_sizes(bare, place, True)))
+        return 0 if net in self._ready else sum((*_sizes(bare, place, False), *_sizes(bare, place, True)))
 
     def layer(self, net: str) -> int:
         """Bytes that the largest layer of a network will take, with all that is not streamed."""
@@ -118,9 +125,8 @@ class Nets(Mapping[str, nn.Module]):
         return sum(there) + max(streamed, default=0)
 
     def _place_of(self, net: str) -> Place:
-        driven = self._place.engine != "torch" and net == "denoiser"  # the engine rounds for itself
-        wide = torch.float32 if net in self._exact or driven else self._place.dtype
-        return replace(self._place, dtype=wide, int8=self._place.int8 and net == "denoiser" and not driven)
+        wide = torch.float32 if net in self._exact else self._place.dtype
+        return replace(self._place, dtype=wide, int8=self._place.int8 and net == "denoiser")
 
 
 class Undrawn(TorchFunctionMode):
@@ -175,6 +181,11 @@ def _sizes(net: nn.Module, place: Place, streamed: bool) -> Iterator[int]:
 def bare(nets: Mapping[str, nn.Module], net: str) -> nn.Module:
     """A network for who looks at its kind and config alone."""
     return nets.bare(net) if isinstance(nets, Nets) else nets[net]
+
+
+def undriven(nets: Mapping[str, nn.Module], net: str) -> nn.Module:
+    """A network whose arithmetic is our own, whoever does it else."""
+    return nets.undriven(net) if isinstance(nets, Nets) else nets[net]
 
 
 def placed(net: Net, place: Place, pack: bool = False) -> Net:

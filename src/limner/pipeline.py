@@ -29,9 +29,9 @@ from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
 from limner.models.unet import Unet
 from limner.models.vae import Vae
-from limner.nets import Nets, bare
+from limner.nets import Nets, bare, undriven
 from limner.nets import build as build
-from limner.nn.driven import Driven, undriven
+from limner.nn.driven import Driven
 from limner.nn.periodic import periodic
 from limner.nn.tiles import in_tiles
 from limner.place import Keep, Place, find_place
@@ -197,7 +197,7 @@ class Model:
         return replace(self, place=place, nets=self.nets.at(place) if isinstance(self.nets, Nets) else self.nets)
 
     def _around(self, net: str) -> nn.Module:
-        return periodic(undriven(self.nets[net]), *self.around) if any(self.around) else self.nets[net]
+        return periodic(undriven(self.nets, net), *self.around) if any(self.around) else self.nets[net]
 
     def _encoded(self, picture: Tensor) -> Tensor:
         net = self._around("autoencoder")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from limner.models.mini_transformer import MiniTransformer, MiniTransformerConfig
 from limner.nn import driven, graph
-from limner.nn.driven import Driven, filled, flattened, rebuilt, undriven
+from limner.nn.driven import Driven, filled, flattened, rebuilt
 from limner.nn.fused import GatedLinear
 from limner.nn.int8 import eligible, small_weight
 from limner.types import Cond
@@ -83,8 +83,15 @@ def once(net: nn.Module, folder: Path | None = None) -> Driven:
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("made", "wishes"),
-    [(mini, {}), (mini, {"perturbed": True}), (unet, {}), (unet, {"perturbed": True}), (mmdit, {"skip": (1,)})],
-    ids=["mini", "mini perturbed", "unet", "unet perturbed", "mmdit skipping"],
+    [
+        (mini, {}),
+        (mini, {"perturbed": True}),
+        (unet, {}),
+        (unet, {"perturbed": True}),
+        (unet, {"few": 2}),
+        (mmdit, {"skip": (1,)}),
+    ],
+    ids=["mini", "mini perturbed", "unet", "unet perturbed", "unet few", "mmdit skipping"],
 )
 def test_it_answers_as_the_network(made, wishes):
     net, case = made()
@@ -92,7 +99,38 @@ def test_it_answers_as_the_network(made, wishes):
     for rows, words in ((1, 5), (2, 5)):
         told = case(rows, words)
         assert apart(both(*told, **wishes), net(*told, **wishes)) < 2e-5
-    assert undriven(both) is net and undriven(net) is net
+
+
+@torch.inference_mode()
+def test_a_picture_whose_sides_are_no_doubles_is_enlarged_as_it_was():
+    net, case = unet()
+    x, t, cond = case(1, 5)
+    x = torch.randn(1, 4, 7, 9)
+    for narrow in (net, deepcopy(net).half()):
+        assert apart(once(narrow)(x, t, cond), deepcopy(narrow).float()(x, t, cond)) < 2e-5
+
+
+@torch.inference_mode()
+def test_what_is_told_besides_reaches_the_network():
+    """What a ControlNet adds, an adapter's hints, picture prompts, a picture beside the latents, a guidance inside."""
+    net, case = unet()
+    x, t, cond = case(1, 5)
+    kept: list[Tensor] = []
+    hooks = [step[-1].register_forward_hook(lambda _, __, gave: kept.append(gave)) for step in net.input_blocks]
+    net(x, t, cond)
+    for hook in hooks:
+        hook.remove()
+    plain = net(x, t, cond)
+    control = (*map(torch.randn_like, kept), torch.randn_like(kept[-1]))
+    hints = tuple(torch.randn_like(kept[i]) for i in net.ends)
+    layers = [layer for name, layer in net.named_modules() if name.endswith("attn2")]
+    seen = tuple(torch.randn(1, 3, layer.to_q.out_features) for layer in layers for _ in "kv")
+    for told in (replace(cond, control=control), replace(cond, hints=hints), replace(cond, seen=(seen,))):
+        want = net(x, t, told)
+        assert apart(once(net)(x, t, told), want) < 2e-5 < apart(want, plain)
+    inside = tiny_net("sd15", "denoiser", channels=5, guidance=32).eval().requires_grad_(False)
+    cond = Cond(cond.tokens[..., : inside.config.context], image=torch.randn(1, 1, 8, 8), guidance=torch.tensor([7.0]))
+    assert apart(once(inside)(x, t, cond), inside(x, t, cond)) < 2e-5
 
 
 @torch.inference_mode()
@@ -347,16 +385,35 @@ def test_what_a_rehearsal_showed_is_kept_with_the_graphs(tmp_path):
         Driven(net, torch.float32, lambda: "others", tmp_path, int8=True)(*case(1, 5))
 
 
-def test_a_network_is_held_no_longer_than_it_is_traced():
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=["fp16", "bf16", "fp8"])
+@pytest.mark.parametrize("made", [mini, unet, mmdit], ids=["mini", "unet", "mmdit"])
+def test_weights_go_into_the_graph_as_they_lie_in_their_file(made, dtype, monkeypatch):
+    net, case = made()
+    narrow = deepcopy(net).to(dtype)
+    want = deepcopy(narrow).float()(*case(2, 5))
+    graphs = []
+    monkeypatch.setattr(driven, "_graph", lambda *told, graph=driven._graph: graphs.append(graph(*told)) or graphs[-1])
+    assert apart(once(narrow)(*case(2, 5)), want) < 2e-5
+    assert {value.dtype for value in narrow.parameters()} == {dtype}
+    constants = [node for node in graphs[0].get_ops() if node.get_type_name() == "Constant"]
+    sizes = {False: 0, True: 0}
+    for node in constants:
+        sizes[node.get_element_type().size < 4] += node.get_byte_size()
+    assert sizes[True] > 3 * sizes[False], sizes  # folded convolutions are sums, in fp32
+
+
+def test_a_network_is_held_no_longer_than_it_is_traced(monkeypatch):
     net, case = mini()
     held = []
 
-    def settle(bare: nn.Module) -> nn.Module:
-        mine = deepcopy(bare)
+    def read(each: Driven, own: Callable[[Driven], nn.Module] = Driven._read) -> nn.Module:
+        mine = own(each)
         held.append(weakref.ref(mine))
         return mine
 
-    both = Driven(net, torch.float32, lambda: "these", settle=settle)
+    monkeypatch.setattr(Driven, "_read", read)
+    both = once(net)
     assert held == [] and not list(both.parameters())
     with torch.inference_mode():
         both(*case(1, 5))
@@ -365,5 +422,4 @@ def test_a_network_is_held_no_longer_than_it_is_traced():
         both(*case(1, 5))
         assert len(held) == 1
         both(*case(2, 5))
-    net = undriven(both)
-    assert len(held) == 3 and held[-1]() is net is both.net
+        assert len(held) == 2

@@ -12,7 +12,7 @@ import limner.pipeline
 import limner.tasks.afford
 from limner.errors import BadInput
 from limner.pipeline import Model, load
-from limner.place import Keep, find_place
+from limner.place import Keep, engines, find_place
 from limner.recipe import Recipe
 from limner.tasks.afford import _need, _weights, _work, afforded, sparing
 from limner.tasks.run import several
@@ -78,6 +78,18 @@ def test_who_was_told_what_to_keep_is_told_what_would_fit(model: Model, monkeypa
     left(monkeypatch, needs(model, [SMALL])["one"])
     with pytest.raises(BadInput, match=r"^this needs about [\d.]+ GB and [\d.]+ GB are free; `--keep one` would need "):
         afforded(replace(model, adapts=False), [SMALL])
+
+
+@pytest.mark.skipif("openvino" not in engines("cpu"), reason="needs the extra openvino")
+def test_an_engine_keeps_whole_networks(model: Model, monkeypatch: pytest.MonkeyPatch):
+    place = model.place.driven("openvino")
+    driven = replace(model, place=place, nets=model.nets.at(place))
+    assert _weights(driven, [SMALL]) == _weights(model, [SMALL])
+    left(monkeypatch, needs(model, [SMALL])["all"])
+    assert afforded(driven, [SMALL]) is driven
+    left(monkeypatch, needs(model, [SMALL])["all"] - 1)
+    with pytest.raises(BadInput, match=r"openvino keeps whole networks: `--engine torch` can keep less$"):
+        afforded(driven, [SMALL])
 
 
 def test_a_window_or_a_smaller_picture_is_proposed(model: Model, monkeypatch: pytest.MonkeyPatch):

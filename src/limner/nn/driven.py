@@ -1,20 +1,21 @@
 """Denoisers whose arithmetic another engine does: OpenVINO, on the CPU, from graphs that are traced off the network.
 
 A graph is made for each form of what the network is told (shapes and wishes) and kept in a folder, so that tracing is
-done once. The network stays what it is: it says what is computed, the engine computes it. In 8 bits the graph is told
-how large the numbers are that its layers read, which a walk beforehand has shown.
+done once. The network stays what it is: it says what is computed, the engine computes it. It is traced without its
+numbers, and its weights go into the graph as they lie in their file. In 8 bits the graph is told how large the numbers
+are that its layers read, which a walk beforehand has shown.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
 import sys
 import tempfile
 import warnings
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
@@ -23,13 +24,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from limner.nn.graph import Reach, Seen, in_8_bits, in_parts, reach_of
+from limner.nn.streamed import copied
+from limner.nn.upsample import FoldedUpsample, folding
 from limner.types import Cond, Deep
 
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
-FORMAT = 6  # of the graphs in the folder; what a network computes is part of it
+FORMAT = 7  # of the graphs in the folder; what a network computes is part of it
 MOST = 8  # graphs that a network holds; the one that was asked longest ago goes
 WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a graph
 Form = Any  # nested: None, (shape, type), or a tuple of these
@@ -65,9 +70,36 @@ def filled(cond: Cond) -> Cond:
     return cond.filled(-(-cond.tokens.shape[1] // WORDS) * WORDS)
 
 
-def wide(value: Tensor) -> Tensor:
-    """In fp32 where it is a narrower float."""
-    return value.float() if value.is_floating_point() else value
+def wide(value: Any) -> Any:
+    """A tensor in fp32 where it is of narrower floats; anything else as it is."""
+    narrow = isinstance(value, Tensor) and value.is_floating_point() and value.itemsize < torch.float32.itemsize
+    return value.float() if narrow else value
+
+
+class Widening(TorchFunctionMode):
+    """Operations read narrow floats in fp32: a network computes with weights in whatever type they lie in."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "__get__":  # a shape or a type is no operation
+            return func(*args, **(kwargs or {}))
+        return func(*map(wide, args), **{name: wide(value) for name, value in (kwargs or {}).items()})
+
+
+class Tracing(Widening):
+    """The same for tracing on the meta device.
+
+    While it is traced, a convolution there is told its sizes as tensors and refuses them; one that is scripted is not.
+    """
+
+    conv2d = torch.jit.CompilationUnit("""
+        def conv2d(
+            x: Tensor, w: Tensor, b: Optional[Tensor], step: List[int], edge: List[int], apart: List[int], groups: int
+        ):
+            return torch.conv2d(x, w, b, step, edge, apart, groups)
+    """).conv2d
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return super().__torch_function__(self.conv2d if func is F.conv2d else func, types, args, kwargs)
 
 
 class _Told(nn.Module):
@@ -99,8 +131,7 @@ class Driven(nn.Module):
 
     digest: says which weights these are. folder: where graphs are kept; None keeps none. int8: whether it multiplies
     in 8 bits; then it is given a `rehearsal` before it is asked: who has the network walk once, and a word for his way,
-    since another way shows other numbers. settle: brings the network to its
-    place, in fp32; it is held there while it is traced, and no longer.
+    since another way shows other numbers.
     """
 
     rehearsal: tuple[Callable[[nn.Module], object], str] | None = None
@@ -112,23 +143,12 @@ class Driven(nn.Module):
         digest: Callable[[], str],
         folder: Path | None = None,
         int8: bool = False,
-        settle: Callable[[nn.Module], nn.Module] = lambda net: net,
     ) -> None:
         super().__init__()
         self.config, self._int8 = getattr(net, "config", None), int8
-        self._bare, self._settle = [net], settle  # in a list: its modules are none of ours
-        self._settled: Callable[[], nn.Module | None] = lambda: None
-        self._dtype, self._digest, self._folder = dtype, digest, folder
+        self._bare = [net]  # in a list: its modules are none of ours
+        self._dtype, self._digest, self._folder = dtype, cache(digest), folder  # files are large
         self._graphs: OrderedDict[str, Any] = OrderedDict()
-
-    @property
-    def net(self) -> nn.Module:
-        """The network at its place, for as long as somebody holds it."""
-        net = self._settled()
-        if net is None:
-            net = self._settle(self._bare[0])
-            self._settled = weakref.ref(net)
-        return net
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, **wishes: Any) -> Tensor:
         cond = filled(cond)
@@ -161,21 +181,29 @@ class Driven(nn.Module):
     def _compiled(self, key: str, told: Callable[[nn.Module], nn.Module], tensors: list[Tensor]) -> Any:
         core = _core()
         kept = self._kept_at(key, str(self._dtype), self._way if self._int8 else "")
-        if kept and (kept / "graph.xml").exists():
-            graph = core.read_model(kept / "graph.xml")
-        else:
-            net = self.net
+        file = kept / "graph.xml" if kept else None
+        if file is None or not file.exists():
+            net = self._read()
             graph = _graph(told(net), tensors)
             graph = in_parts(in_8_bits(graph, net, self._reach) if self._int8 else graph)
-            del net  # before the engine lays out its own
             if kept:
                 _keep(kept, lambda folder: _openvino().save_model(graph, folder / "graph.xml", compress_to_fp16=False))
+        if file and file.exists():
+            graph = core.read_model(file)  # mapped, before the engine lays out its own
         how = {
             "INFERENCE_PRECISION_HINT": "bf16" if self._dtype == torch.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "ENABLE_CPU_PINNING": False,  # else two programs would share the first cores while others idle
         }
         return core.compile_model(graph, "CPU", how)
+
+    def _read(self) -> nn.Module:
+        """The network around the values of its file."""
+        net = folding(copied(self._bare[0]), fill=True, release=lambda _: None)
+        for layer in list(net.modules()):
+            if isinstance(layer, FoldedUpsample):
+                layer.reveal()
+        return net
 
     @cached_property
     def _reach(self) -> Reach:
@@ -185,7 +213,8 @@ class Driven(nn.Module):
             found = json.loads((kept / "reach.json").read_text(encoding="utf-8"))
             return {name: Seen(*each) for name, each in found.items()}
         assert self.rehearsal is not None
-        reach = reach_of(self.net, self.rehearsal[0])
+        with Widening():
+            reach = reach_of(self._read(), self.rehearsal[0])
         if kept:
             _keep(kept, lambda folder: (folder / "reach.json").write_text(json.dumps(reach), encoding="utf-8"))
         return reach
@@ -206,7 +235,10 @@ class Driven(nn.Module):
 
 
 def _graph(told: nn.Module, tensors: list[Tensor]) -> Any:
-    """The network as OpenVINO sees it, for these shapes alone."""
+    """The network as OpenVINO sees it, for these shapes alone.
+
+    It is traced on the meta device, in a moment whatever its size; what was traced is given the values then.
+    """
     _openvino()
     from openvino.frontend import FrontEndManager  # type: ignore[import-untyped]
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # type: ignore[import-untyped]
@@ -214,12 +246,17 @@ def _graph(told: nn.Module, tensors: list[Tensor]) -> Any:
     plain = torch.autocast("cpu", enabled=False)  # the engine rounds where it is told to, and nobody before it
     with torch.inference_mode(False), torch.no_grad(), plain, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, that shapes become constants: that is meant
-        example = tuple(value.clone() for value in tensors)
-        traced = torch.jit.trace(told.eval(), example, check_trace=False, strict=False)
+        hollow = copied(told).to("meta").eval()
+        with Tracing():
+            shapes = tuple(torch.empty_like(value, device="meta") for value in tensors)
+            traced = torch.jit.trace(hollow, shapes, check_trace=False, strict=False)
+        for name, value in (*told.named_parameters(), *told.named_buffers()):
+            layer, _, last = name.rpartition(".")
+            setattr(functools.reduce(getattr, layer.split("."), traced), last, value)
         frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced, example_input=example)  # what was loaded does not keep it
+        decoder = TorchScriptPythonDecoder(traced, example_input=tuple(tensors))  # what was loaded does not keep it
         graph = frontend.convert(frontend.load(decoder))
-    graph.reshape({i: list(value.shape) for i, value in enumerate(example)})
+    graph.reshape({i: list(value.shape) for i, value in enumerate(tensors)})
     return graph
 
 
@@ -244,8 +281,3 @@ def _core() -> Any:
     """The engine, one for the process: with AMX each has the system handle signals on a stack of its own, and when
     several go, on one that has gone before: then the next Ctrl-C crashes."""
     return _openvino().Core()
-
-
-def undriven(net: nn.Module) -> nn.Module:
-    """The network itself, whoever does its arithmetic."""
-    return net.net if isinstance(net, Driven) else net

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from limner.nn.int8 import eligible, small_weight
 
 LOW, HIGH = -128, 127
 LEAST = 1e-6  # magnitude
-SCOPE = "__module.net."  # what a tracer sets before the name of a layer
+SCOPE = "self.net."  # what a tracer sets before the name of a weight
 QUIET = 1e-3  # of the loudest channel; quieter ones are taken for that
 CLEAR = 33.0  # dB that what a layer gives must stand above the noise of rounding
 
@@ -97,6 +97,7 @@ def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
     """The graph itself, whose layers of the network, and attention to what they give, multiply in 8 bits."""
     from openvino import opset13 as op  # type: ignore[import-untyped]
 
+    layers = {node.get_name(): name for node in graph.get_ordered_ops() if (name := _layer(node)) in reach}
     made: dict[tuple[str, int, bytes], Any] = {}
 
     def rounded(output: Any, most: float, shares: Any) -> Any:
@@ -109,8 +110,9 @@ def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
         return made[key]
 
     for node in graph.get_ordered_ops():
-        if (name := _layer(node)) in reach:
-            weight: Tensor = net.get_submodule(name).weight.data  # type: ignore[assignment]
+        if node.get_name() in layers:
+            name = layers[node.get_name()]
+            weight = cast(Tensor, net.get_submodule(name).weight).data.float()
             read = torch.tensor(reach[name].read)
             most = max(float(read.max()), LEAST)
             shares = (read / most).clamp(min=QUIET).sqrt()  # of each channel in the weights
@@ -124,10 +126,9 @@ def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
             node.input(0).replace_source_output(rounded(node.input_value(0), most, places.numpy()))
             node.input(1).replace_source_output(op.multiply(whole, op.constant(scales.numpy())).output(0))
         elif node.get_type_name() == "ScaledDotProductAttention":
-            for input in _from_layers(node, reach):
-                layer = input.get_source_output()
-                most = max(reach[_layer(layer.get_node())].gave, LEAST)
-                input.replace_source_output(rounded(layer, most, np.ones(1, np.float32)))
+            for input, name in _from_layers(node, layers):
+                most = max(reach[name].gave, LEAST)
+                input.replace_source_output(rounded(input.get_source_output(), most, np.ones(1, np.float32)))
     graph.validate_nodes_and_infer_types()
     return graph
 
@@ -146,9 +147,9 @@ def in_parts(graph: Any) -> Any:
         first = 0
         for output in split.outputs():
             here = slice(first, first + output.get_shape()[-1])
-            weight = _rows(product.input_value(1).get_node(), here)
+            weight = _cut(product.input_value(1).get_node(), here)
             part = op.matmul(product.input_value(0), weight, False, True).output(0)
-            part = part if bias is None else op.add(part, op.constant(bias.data[..., here])).output(0)
+            part = part if bias is None else op.add(part, _cut(bias, (..., here))).output(0)
             first = here.stop
             for reader in output.get_target_inputs():
                 reader.replace_source_output(part)
@@ -162,24 +163,27 @@ def _split_product(split: Any) -> tuple[Any, Any] | None:
     last = len(split.input_value(0).get_shape()) - 1
     if axis.get_type_name() != "Constant" or int(axis.data.item()) not in (-1, last):
         return None
-    if above.get_type_name() == "Add" and above.input_value(1).get_node().get_type_name() == "Constant":
+    if above.get_type_name() == "Add" and _cut(above.input_value(1).get_node(), (..., slice(1))) is not None:
         above, bias = above.input_value(0).get_node(), above.input_value(1).get_node()
     plain = above.get_type_name() == "MatMul" and above.get_attributes() == {"transpose_a": False, "transpose_b": True}
-    return (above, bias) if plain and _rows(above.input_value(1).get_node(), slice(0, 1)) is not None else None
+    return (above, bias) if plain and _cut(above.input_value(1).get_node(), slice(1)) is not None else None
 
 
-def _rows(weight: Any, here: slice) -> Any:
-    """Some output channels of a weight, be it plain or in 8 bits; None for what is not constant."""
+def _cut(weight: Any, here: Any) -> Any:
+    """A part of a weight or bias, whatever it lies in; None for what is not constant."""
+    import openvino
     from openvino import opset13 as op
 
     match weight.get_type_name():
         case "Constant":
-            return op.constant(weight.data[here])
+            part = np.ascontiguousarray(weight.data[here])  # of bf16 numpy knows the size alone
+            tensor = openvino.Tensor(part, part.shape, weight.get_element_type())
+            return openvino.op.Constant(tensor, shared_memory=False)
         case "Convert":
-            small = _rows(weight.input_value(0).get_node(), here)
-            return None if small is None else op.convert(small, "f32")
+            narrow = _cut(weight.input_value(0).get_node(), here)
+            return None if narrow is None else op.convert(narrow, "f32")
         case "Multiply":
-            parts = [_rows(weight.input_value(i).get_node(), here) for i in (0, 1)]
+            parts = [_cut(weight.input_value(i).get_node(), here) for i in (0, 1)]
             return None if None in parts else op.multiply(*parts)
     return None
 
@@ -188,15 +192,18 @@ def _layer(node: Any) -> str:
     """The name of the layer whose product a node of the graph is; "" for all others."""
     if node.get_type_name() not in ("MatMul", "Convolution"):
         return ""
-    name = node.get_friendly_name().split("/")[0]
-    return str(name.removeprefix(SCOPE)) if name.startswith(SCOPE) else ""
+    weight = node.input_value(1).get_node()
+    if weight.get_type_name() == "Convert":
+        weight = weight.input_value(0).get_node()
+    name = str(weight.get_friendly_name())
+    return name.removeprefix(SCOPE).removesuffix(".weight") if name.startswith(SCOPE) else ""
 
 
-def _from_layers(attention: Any, reach: Reach) -> Iterator[Any]:
-    """Where queries and keys come from a layer with nothing between but their shape: the inputs that read them."""
+def _from_layers(attention: Any, layers: Mapping[str, str]) -> Iterator[tuple[Any, str]]:
+    """Where queries and keys come from a layer with nothing between but their shape: what reads them, and its name."""
     for port in (0, 1):
         input = attention.input(port)
         while (node := input.get_source_output().get_node()).get_type_name() in ("Reshape", "Transpose"):
             input = node.input(0)
-        if _layer(node) in reach:
-            yield input
+        if name := layers.get(node.get_name()):
+            yield input, name

@@ -59,6 +59,10 @@ class FoldedUpsample(nn.Module):
         self.conv.weight.data, cast(Tensor, self.conv.bias).data = folded(weight), bias.repeat(4)
         return weight
 
+    def reveal(self) -> None:
+        """Makes the plain convolution one of its modules after all, for who must find every value that is read."""
+        self.plain = self._plain[0]
+
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         if size not in (None, _doubled(x)):
             return self._as_it_was(x, size)
@@ -66,7 +70,7 @@ class FoldedUpsample(nn.Module):
 
     def _as_it_was(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         conv = periodic(self._plain[0], *getattr(self.conv, "around", (False, False)))
-        weight, bias = (value.data.to(x.dtype) for value in conv.parameters())
+        weight, bias = (value.to(x.dtype) for value in conv.parameters())
         return conv._conv_forward(F.interpolate(x, size=size, mode="nearest"), weight, bias)
 
 

@@ -58,8 +58,8 @@ def afforded(model: Model, recipes: Sequence[Recipe]) -> Model:
         return model
     if model.place.engine != "torch":
         raise BadInput(
-            f"this needs about {gb(needs[kept])} and {gb(there)} are free; {model.place.engine} holds the denoiser "
-            "twice: `--engine torch` needs less"
+            f"this needs about {gb(needs[kept])} and {gb(there)} are free; {model.place.engine} keeps whole networks: "
+            "`--engine torch` can keep less"
         )
     fit = [keep for keep in get_args(Keep) if needs[keep] <= there]
     if fit and model.adapts:
