@@ -23,7 +23,7 @@ from limner.nn.streamed import copied, is_table, streamed, tabled
 from limner.nn.upsample import Upsample, folding
 from limner.place import Place
 from limner.store import home
-from limner.weights.io import release, sha256
+from limner.weights.io import known_sha256, release
 from limner.weights.layout import account
 
 LARGE = 64 * 2**20  # bytes in the file from which on a network makes room for others: mini's, and tiny ones, do not
@@ -71,9 +71,9 @@ class Nets(Mapping[str, nn.Module]):
 
     def _driven(self, bare: nn.Module) -> Driven:
         """The denoiser whose arithmetic another engine does."""
-        files, place = self._files.get("denoiser", ()), self._place
-        digest = lambda: " ".join(map(sha256, files))  # noqa: E731
-        return Driven(bare, place.dtype, digest, home() / "graphs" if files else None, place.int8)
+        files, place, folder = self._files.get("denoiser", ()), self._place, home() / "graphs"
+        digest = lambda: " ".join(known_sha256(file, folder) for file in files)  # noqa: E731
+        return Driven(bare, place.dtype, digest, folder if files else None, place.int8)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._bare)

@@ -16,7 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from limner.errors import BadWeights, NotSaved
-from limner.weights.io import DTYPES, MAX_AXES, read_header, read_tensors, release, sha256, write_tensors
+from limner.weights.io import (
+    DTYPES,
+    MAX_AXES,
+    known_sha256,
+    read_header,
+    read_tensors,
+    release,
+    sha256,
+    write_tensors,
+)
 
 on_one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=5000)
 
@@ -353,3 +362,21 @@ def test_a_copy_in_memory_is_never_released(tmp_path):
     kept = [copy.clone() for copy in copies]
     assert not any(release(copy) for copy in copies)
     assert all(torch.equal(a, b) for a, b in zip(copies, kept, strict=True))
+
+
+def test_a_digest_is_computed_once_for_a_file_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, folder = tmp_path / "it.safetensors", tmp_path / "kept" / "here"
+    asked = []
+    monkeypatch.setattr("limner.weights.io.sha256", lambda path: asked.append(path) or sha256(path))
+    path.write_bytes(b"first")
+    first = [known_sha256(path, folder) for _ in range(2)]
+    assert first == [sha256(path)] * 2 and len(asked) == 1
+    about = path.stat()
+    path.write_bytes(b"other")
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+    assert known_sha256(path, folder) == sha256(path) != first[0] and len(asked) == 2
+    for kept in folder.iterdir():
+        kept.write_bytes(b"\xff torn")
+    assert known_sha256(path, folder) == sha256(path) and len(asked) == 3
+    (tmp_path / "file").write_text("no folder")
+    assert known_sha256(path, tmp_path / "file") == sha256(path)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from limner.errors import BadWeights, NotSaved
 
+SHA256 = 64  # letters
 MAX_HEADER = 10_000_000  # bytes; the format allows ten times more, and reading that takes seconds and a gigabyte
 MAX_VALUES = 250_000  # braces, brackets and commas of a header: 25,000 tensors, ten times the most of any network
 MAX_NAME = 512  # letters; the longest of a published network has 120
@@ -58,6 +59,21 @@ class Header:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_sha256(path: Path, folder: Path) -> str:
+    """The same, computed once for as long as the file stands there with this size and time; kept in a folder."""
+    about = path.stat()
+    place = f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
+    kept = folder / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.sha256"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if len(told := kept.read_text(encoding="ascii")) == SHA256:
+            return told
+    told = sha256(path)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(told, encoding="ascii")
+    return told
 
 
 def read_header(path: Path) -> Header:
