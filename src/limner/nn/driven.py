@@ -91,15 +91,18 @@ class Tracing(Widening):
     While it is traced, a convolution there is told its sizes as tensors and refuses them; one that is scripted is not.
     """
 
-    conv2d = torch.jit.CompilationUnit("""
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return super().__torch_function__(_scripted_conv2d() if func is F.conv2d else func, types, args, kwargs)
+
+
+@cache
+def _scripted_conv2d() -> Any:
+    return torch.jit.CompilationUnit("""
         def conv2d(
             x: Tensor, w: Tensor, b: Optional[Tensor], step: List[int], edge: List[int], apart: List[int], groups: int
         ):
             return torch.conv2d(x, w, b, step, edge, apart, groups)
     """).conv2d
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return super().__torch_function__(self.conv2d if func is F.conv2d else func, types, args, kwargs)
 
 
 class _Told(nn.Module):
