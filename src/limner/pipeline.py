@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.denoiser import Conditioned, rehearse
+from limner.denoiser import REHEARSAL, Conditioned, rehearse
 from limner.diffusion.path import Discrete, Path
 from limner.diffusion.thrift import Memory, Thrift
 from limner.errors import BadInput, BadWeights, UnknownName
@@ -29,7 +29,7 @@ from limner.models.text.t5_pieces import T5Pieces, t5_file
 from limner.models.tokenizer import Pieces
 from limner.models.unet import Unet
 from limner.models.vae import Vae
-from limner.nets import Nets, bare, undriven
+from limner.nets import LARGE, Nets, bare, size, undriven
 from limner.nets import build as build
 from limner.nn.driven import Driven
 from limner.nn.periodic import periodic
@@ -163,14 +163,17 @@ class Model:
 
     def _rehearse(self, net: nn.Module) -> None:
         """Has the network paint a picture, for who wants to see how large the numbers are that it computes with."""
+        if size(bare(self.nets, "denoiser")) >= LARGE:
+            told = f"in 8 bits a network first walks {REHEARSAL} steps beforehand, once, as slowly as in the wide type"
+            warnings.warn(told, stacklevel=2)
         cond = self.encode([REHEARSED, ""])
         shape = self.latent_shape(*reversed(self.defaults.size))
         grey = torch.full((1, 4, *reversed(self.defaults.size)), 0.5) if self.variant in STARTS_FROM else None
         beside = self.beside(*shape[1:], grey)
         image = None if beside is None else beside.expand(len(cond), -1, -1, -1)
         scale = torch.full((len(cond),), 1.0, device=self.place.device) if self.guidance_inside else None
-        told = replace(cond, image=image, guidance=scale)
-        rehearse(Conditioned(lambda: net, self.place, self.path, told), shape)
+        cond = replace(cond, image=image, guidance=scale)
+        rehearse(Conditioned(lambda: net, self.place, self.path, cond), shape)
 
     @torch.inference_mode()
     def to_latent(self, picture: Tensor) -> Tensor:
