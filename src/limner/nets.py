@@ -73,7 +73,9 @@ class Nets(Mapping[str, nn.Module]):
         """The denoiser whose arithmetic another engine does."""
         files, place, folder = self._files.get("denoiser", ()), self._place, home() / "graphs"
         digest = lambda: " ".join(known_sha256(file, folder) for file in files)  # noqa: E731
-        return Driven(bare, place.dtype, digest, folder if files else None, place.int8)
+        ours = replace(place, engine="torch")  # who rehearses
+        lay = (lambda net: ours.settle(packed(net, ours.dtype, lambda _: None))) if ours.packs else None
+        return Driven(bare, place.dtype, digest, folder if files else None, place.int8, lay)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._bare)

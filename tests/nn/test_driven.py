@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from limner.nn import driven, graph
 from limner.nn.driven import Driven, filled, flattened, rebuilt
 from limner.nn.fused import GatedLinear
 from limner.nn.int8 import eligible, small_weight
+from limner.nn.packed import PackedLinear, packed
+from limner.place import Place
 from limner.types import Cond
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
@@ -295,13 +298,41 @@ def test_a_graph_in_8_bits_has_small_weights_and_rounds_what_is_read():
     assert not any(node.get_type_name() == "VariadicSplit" for node in nodes)
     small_ones = [node for node in nodes if node.get_type_name() == "Constant" and node.data.dtype == np.int8]
     assert len(small_ones) == len(reach) + gates
-    attentions = [node for node in nodes if node.get_type_name() == "ScaledDotProductAttention"]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("made", [unet, mmdit], ids=["unet", "mmdit"])
+def test_attention_reads_queries_and_keys_in_8_bits_from_layers_and_from_norms(made):
+    net, case = made()
+    graphs = []
+    keep = driven.in_8_bits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driven, "in_8_bits", lambda *told: graphs.append(keep(*told)) or graphs[0])
+        in_small(net, case)(*case(1, 5))
+    attentions = [node for node in graphs[0].get_ops() if node.get_type_name() == "ScaledDotProductAttention"]
     assert attentions
-    for node in attentions:
-        above = node.input_value(0).get_node()
-        while above.get_type_name() in ("Reshape", "Transpose"):
+    for node, port in product(attentions, (0, 1)):
+        above = node.input_value(port).get_node()
+        while above.get_type_name() in graph.SHAPING:
             above = above.input_value(0).get_node()
         assert above.get_type_name() == "FakeQuantize"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("made", [unet, mmdit], ids=["unet", "mmdit"])
+def test_a_rehearsal_with_packed_weights_shows_the_same_numbers(made):
+    net, case = made()
+    place = Place(torch.device("cpu"), torch.bfloat16, "")
+    walk = lambda each: [each(*case(rows, 5)) for rows in (1, 2)]  # noqa: E731
+    lay = lambda each: place.settle(packed(each, place.dtype, lambda _: None))  # noqa: E731
+    with place.autocast():
+        found = graph.reach_of(other := deepcopy(net), walk, lay)
+    want = graph.reach_of(net, walk)
+    assert found.keys() == want.keys() and any(isinstance(layer, PackedLinear) for layer in other.modules())
+    for name in want:
+        assert found[name].gave == pytest.approx(want[name].gave, rel=0.05)
+        assert found[name].power == pytest.approx(want[name].power, rel=0.05)
+        assert max(found[name].read) == pytest.approx(max(want[name].read), rel=0.05)
 
 
 class Tails(nn.Module):

@@ -34,7 +34,7 @@ from limner.nn.upsample import FoldedUpsample, folding
 from limner.types import Cond, Deep
 
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
-FORMAT = 7  # of the graphs in the folder; what a network computes is part of it
+FORMAT = 8  # of the graphs in the folder; what a network computes is part of it
 MOST = 8  # graphs that a network holds; the one that was asked longest ago goes
 WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a graph
 Form = Any  # nested: None, (shape, type), or a tuple of these
@@ -134,7 +134,8 @@ class Driven(nn.Module):
 
     digest: says which weights these are. folder: where graphs are kept; None keeps none. int8: whether it multiplies
     in 8 bits; then it is given a `rehearsal` before it is asked: who has the network walk once, and a word for his way,
-    since another way shows other numbers.
+    since another way shows other numbers. lay: makes a copy of the network ready for that walk; without it the walk
+    computes in fp32 with the weights as they lie.
     """
 
     rehearsal: tuple[Callable[[nn.Module], object], str] | None = None
@@ -146,9 +147,10 @@ class Driven(nn.Module):
         digest: Callable[[], str],
         folder: Path | None = None,
         int8: bool = False,
+        lay: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.config, self._int8 = getattr(net, "config", None), int8
+        self.config, self._int8, self._lay = getattr(net, "config", None), int8, lay
         self._bare = [net]  # in a list: its modules are none of ours
         self._dtype, self._digest, self._folder = dtype, cache(digest), folder  # files are large
         self._graphs: OrderedDict[str, Any] = OrderedDict()
@@ -216,8 +218,8 @@ class Driven(nn.Module):
             found = json.loads((kept / "reach.json").read_text(encoding="utf-8"))
             return {name: Seen(*each) for name, each in found.items()}
         assert self.rehearsal is not None
-        with Widening():
-            reach = reach_of(self._read(), self.rehearsal[0])
+        with contextlib.nullcontext() if self._lay else Widening():
+            reach = reach_of(self._read(), self.rehearsal[0], self._lay)
         if kept:
             _keep(kept, lambda folder: (folder / "reach.json").write_text(json.dumps(reach), encoding="utf-8"))
         return reach

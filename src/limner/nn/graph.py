@@ -1,11 +1,12 @@
 """An engine's graph, rewritten: what is split is computed in parts, and products are in 8 bits.
 
 For 8 bits it is seen in a walk beforehand how large the numbers are that layers read. Weights are int8 with a scale for
-each output channel (`small_weight`); what layers read, and the queries and keys of attention, are int8 with one scale
-each, by the largest magnitude that was seen. Greater ones are cut off. Before, half of what channels differ by is moved
-from what is read into the weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, equation 4, by what is read alone,
-so that layers that read the same round it once). What a layer gives that reads a few large numbers among many small
-ones, as behind a gate, would drown in the noise of rounding; such layers stay as they are.
+each output channel (`small_weight`); what layers read, and the queries and keys of attention, straight from layers or
+from norms behind them, are int8 with one scale each, by the largest magnitude that was seen. Greater ones are cut off.
+Before, half of what channels differ by is moved from what is read into the weights (SmoothQuant, Xiao et al. 2023,
+arXiv 2211.10438, equation 4, by what is read alone, so that layers that read the same round it once). What a layer
+gives that reads a few large numbers among many small ones, as behind a gate, would drown in the noise of rounding; such
+layers stay as they are.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from limner.nn.int8 import eligible, small_weight
+from limner.nn.norm import RMSNorm
 
 LOW, HIGH = -128, 127
 LEAST = 1e-6  # magnitude
+PRODUCTS = ("MatMul", "Convolution")  # nodes that may be a layer
+SHAPING = ("Reshape", "Transpose", "Convert")  # that leave numbers as they are
 SCOPE = "self.net."  # what a tracer sets before the name of a weight
 QUIET = 1e-3  # of the loudest channel; quieter ones are taken for that
 CLEAR = 33.0  # dB that what a layer gives must stand above the noise of rounding
@@ -39,24 +43,32 @@ class Seen(NamedTuple):
 Reach = Mapping[str, Seen]  # by the layer's name
 
 
-def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
-    """What the layers of a network that can multiply in 8 bits read and give while it walks."""
+def reach_of(
+    net: nn.Module, walk: Callable[[nn.Module], object], lay: Callable[[nn.Module], nn.Module] | None = None
+) -> Reach:
+    """What layers that can multiply in 8 bits, and norms of queries and keys, read and give while a network walks.
+
+    lay: exchanges layers of the network for others of the same names, with which it walks faster.
+    """
     found: dict[str, _Tally] = {}
 
-    def seen(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        def look(layer: nn.Module, read: tuple[Tensor], gave: Tensor) -> None:
-            x, axis = read[0], 1 if isinstance(layer, nn.Conv2d) else read[0].ndim - 1
-            over, norm = [i for i in range(x.ndim) if i != axis], torch.linalg.vector_norm
-            most, squares = norm(x, math.inf, over), norm(x, 2, over).square() * (x.shape[axis] / x.numel())
-            bias: Any = 0.0 if layer.bias is None else layer.bias.view(-1, *[1] * (x.ndim - 1 - axis))  # type: ignore
-            given, power = float(norm(gave, math.inf)), float(norm(gave - bias).square() / gave.numel())
+    def seen(name: str, plain: Any) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        axis = 1 if isinstance(plain, nn.Conv2d) else -1
+        bias = 0.0 if getattr(plain, "bias", None) is None else plain.bias.data.float()
+
+        def look(_: nn.Module, read: tuple[Tensor], gave: Tensor) -> None:
+            x, y = (each.movedim(axis, -1).flatten(0, -2).float() for each in (read[0], gave))  # N I and N O
             if name not in found:
-                found[name] = _Tally(most, squares)
-            found[name].add(most, squares, given, power)
+                found[name] = _Tally(x.shape[1])
+            most, given = x.abs().amax(0), y.abs().amax()  # ten times as fast as torch's norms
+            found[name].add(most, x.square().mean(0), float(given), float((y - bias).square().mean()))
 
         return look
 
-    hooks = [layer.register_forward_hook(seen(name)) for name, layer in net.named_modules() if eligible(name, layer)]
+    layers = list(net.named_modules())
+    looks = {name: seen(name, layer) for name, layer in layers if eligible(name, layer) or isinstance(layer, RMSNorm)}
+    net = lay(net) if lay else net
+    hooks = [net.get_submodule(name).register_forward_hook(look) for name, look in looks.items()]
     try:
         walk(net)
     finally:
@@ -68,8 +80,8 @@ def reach_of(net: nn.Module, walk: Callable[[nn.Module], object]) -> Reach:
 class _Tally:
     """Sums of what was seen, in place: small tensors that stay keep large ones from lying where others lay."""
 
-    def __init__(self, read: Tensor, squares: Tensor) -> None:
-        self.read, self.squares = torch.zeros_like(read), torch.zeros_like(squares)
+    def __init__(self, channels: int) -> None:
+        self.read, self.squares = torch.zeros(channels), torch.zeros(channels)
         self.gave, self.power, self.count = 0.0, 0.0, 0
 
     def add(self, read: Tensor, squares: Tensor, gave: float, power: float) -> None:
@@ -110,7 +122,7 @@ def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
         return made[key]
 
     for node in graph.get_ordered_ops():
-        if node.get_name() in layers:
+        if node.get_type_name() in PRODUCTS and node.get_name() in layers:
             name = layers[node.get_name()]
             weight = cast(Tensor, net.get_submodule(name).weight).data.float()
             read = torch.tensor(reach[name].read)
@@ -126,8 +138,8 @@ def in_8_bits(graph: Any, net: nn.Module, reach: Reach) -> Any:
             node.input(0).replace_source_output(rounded(node.input_value(0), most, places.numpy()))
             node.input(1).replace_source_output(op.multiply(whole, op.constant(scales.numpy())).output(0))
         elif node.get_type_name() == "ScaledDotProductAttention":
-            for input, name in _from_layers(node, layers):
-                most = max(reach[name].gave, LEAST)
+            for input, names in _from_layers(node, layers):
+                most = max(LEAST, *(reach[name].gave for name in names))
                 input.replace_source_output(rounded(input.get_source_output(), most, np.ones(1, np.float32)))
     graph.validate_nodes_and_infer_types()
     return graph
@@ -189,21 +201,36 @@ def _cut(weight: Any, here: Any) -> Any:
 
 
 def _layer(node: Any) -> str:
-    """The name of the layer whose product a node of the graph is; "" for all others."""
-    if node.get_type_name() not in ("MatMul", "Convolution"):
-        return ""
-    weight = node.input_value(1).get_node()
-    if weight.get_type_name() == "Convert":
-        weight = weight.input_value(0).get_node()
-    name = str(weight.get_friendly_name())
-    return name.removeprefix(SCOPE).removesuffix(".weight") if name.startswith(SCOPE) else ""
+    """The name of the layer whose product a node is, or of the norm whose last step; "" for all others."""
+    kind = node.get_type_name()
+    for input in node.inputs() if kind == "Multiply" else node.inputs()[1:] if kind in PRODUCTS else ():
+        weight = input.get_source_output().get_node()
+        while weight.get_type_name() == "Convert":
+            weight = weight.input_value(0).get_node()
+        name = str(weight.get_friendly_name())
+        if name.startswith(SCOPE) and name.endswith(".weight"):
+            return name.removeprefix(SCOPE).removesuffix(".weight")
+    return ""
 
 
-def _from_layers(attention: Any, layers: Mapping[str, str]) -> Iterator[tuple[Any, str]]:
-    """Where queries and keys come from a layer with nothing between but their shape: what reads them, and its name."""
+def _from_layers(attention: Any, layers: Mapping[str, str]) -> Iterator[tuple[Any, list[str]]]:
+    """Where queries and keys come from layers or norms with nothing between but their shape: who reads them, and the
+    names of these."""
     for port in (0, 1):
         input = attention.input(port)
-        while (node := input.get_source_output().get_node()).get_type_name() in ("Reshape", "Transpose"):
+        while (node := input.get_source_output().get_node()).get_type_name() in SHAPING:
             input = node.input(0)
-        if name := layers.get(node.get_name()):
-            yield input, name
+        names = [layers.get(part.get_name(), "") for part in _joined(node)]
+        if all(names):
+            yield input, names
+
+
+def _joined(node: Any) -> Iterator[Any]:
+    """What is laid one behind another here, before it was brought into its shape; or the node itself."""
+    if node.get_type_name() != "Concat":
+        yield node
+        return
+    for part in node.input_values():
+        while (above := part.get_node()).get_type_name() in SHAPING:
+            part = above.input_value(0)
+        yield above
