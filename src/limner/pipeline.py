@@ -164,7 +164,7 @@ class Model:
     def _rehearse(self, net: nn.Module) -> None:
         """Has the network paint a picture, for who wants to see how large the numbers are that it computes with."""
         if size(bare(self.nets, "denoiser")) >= LARGE:
-            told = f"in 8 bits a network first walks {REHEARSAL} steps beforehand, once, as slowly as in the wide type"
+            told = f"in 8 bits a network walks {REHEARSAL} steps beforehand, once, as slowly as in the wide type"
             warnings.warn(told, stacklevel=2)
         cond = self.encode([REHEARSED, ""])
         shape = self.latent_shape(*reversed(self.defaults.size))
