@@ -217,20 +217,17 @@ def _from_layers(attention: Any, layers: Mapping[str, str]) -> Iterator[tuple[An
     """Where queries and keys come from layers or norms with nothing between but their shape: who reads them, and the
     names of these."""
     for port in (0, 1):
-        input = attention.input(port)
-        while (node := input.get_source_output().get_node()).get_type_name() in SHAPING:
-            input = node.input(0)
-        names = [layers.get(part.get_name(), "") for part in _joined(node)]
+        input = _unshaped(attention.input(port))
+        node = input.get_source_output().get_node()
+        joined = node.get_type_name() == "Concat"
+        parts = [_unshaped(each).get_source_output().get_node() for each in node.inputs()] if joined else [node]
+        names = [layers.get(part.get_name(), "") for part in parts]
         if all(names):
             yield input, names
 
 
-def _joined(node: Any) -> Iterator[Any]:
-    """What is laid one behind another here, before it was brought into its shape; or the node itself."""
-    if node.get_type_name() != "Concat":
-        yield node
-        return
-    for part in node.input_values():
-        while (above := part.get_node()).get_type_name() in SHAPING:
-            part = above.input_value(0)
-        yield above
+def _unshaped(input: Any) -> Any:
+    """Who reads the same numbers before they were brought into their shape."""
+    while (node := input.get_source_output().get_node()).get_type_name() in SHAPING:
+        input = node.input(0)
+    return input
