@@ -18,8 +18,9 @@ from tests.conftest import tiny_net
 from torch import Tensor, nn
 
 from limner.models.mini_transformer import MiniTransformer, MiniTransformerConfig
-from limner.nn import driven, graph
-from limner.nn.driven import Driven, filled, flattened, rebuilt
+from limner.nn import driven, forms, graph
+from limner.nn.driven import Driven
+from limner.nn.forms import filled, flattened, rebuilt
 from limner.nn.fused import GatedLinear
 from limner.nn.int8 import eligible, small_weight
 from limner.nn.packed import PackedLinear, packed
@@ -172,7 +173,7 @@ def test_a_graph_serves_every_number_of_its_form_and_prompts_of_most_lengths(mon
 @torch.inference_mode()
 def test_the_graph_that_was_asked_longest_ago_goes(monkeypatch):
     net, case = mini()
-    monkeypatch.setattr(driven, "MOST", 2)
+    monkeypatch.setattr(forms, "MOST", 2)
     traced = []
     monkeypatch.setattr(driven, "_graph", lambda *told, graph=driven._graph: traced.append(1) or graph(*told))
     both = once(net)

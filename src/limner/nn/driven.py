@@ -16,58 +16,22 @@ import json
 import sys
 import tempfile
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from limner.nn.forms import Formed, Told, Way
 from limner.nn.graph import Reach, Seen, in_8_bits, in_parts, reach_of
 from limner.nn.streamed import copied
 from limner.nn.upsample import FoldedUpsample, folding
-from limner.types import Cond, Deep
 
-Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
 FORMAT = 8  # of the graphs in the folder; what a network computes is part of it
-MOST = 8  # graphs that a network holds; the one that was asked longest ago goes
-WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a graph
-Form = Any  # nested: None, (shape, type), or a tuple of these
-
-
-def flattened(value: Any) -> tuple[list[Tensor], Form]:
-    """The tensors of a Cond, a tuple or a tensor, in order, and the form that `rebuilt` needs to lay them together."""
-    match value:
-        case None:
-            return [], None
-        case Tensor():
-            return [value], (tuple(value.shape), str(value.dtype))
-        case tuple():
-            parts = [flattened(each) for each in value]
-        case Cond():
-            parts = [flattened(getattr(value, field.name)) for field in fields(Cond)]
-        case _:
-            raise TypeError(f"a {type(value).__name__} holds no tensors")
-    return [tensor for tensors, _ in parts for tensor in tensors], tuple(form for _, form in parts)
-
-
-def rebuilt(form: Form, tensors: Iterator[Tensor]) -> Any:
-    """What was flattened, around other tensors; a Cond as the tuple of its fields."""
-    if form is None:
-        return None
-    if len(form) == 2 and isinstance(form[1], str):
-        return next(tensors)
-    return tuple(rebuilt(each, tensors) for each in form)
-
-
-def filled(cond: Cond) -> Cond:
-    """Tokens that a mask can hide filled to a multiple of WORDS with hidden ones, which change nothing."""
-    return cond.filled(-(-cond.tokens.shape[1] // WORDS) * WORDS)
 
 
 def wide(value: Any) -> Any:
@@ -105,31 +69,7 @@ def _scripted_conv2d() -> Any:
     """).conv2d
 
 
-class _Told(nn.Module):
-    """A network as a function of tensors alone, which is what can be traced."""
-
-    def __init__(self, net: nn.Module, form: Form, wishes: Mapping[str, Any], part: Part) -> None:
-        super().__init__()
-        self.net, self.form, self.wishes, self.part = net, form, dict(wishes), part
-
-    def forward(self, x: Tensor, t: Tensor, *rest: Tensor) -> Any:
-        tensors = iter(rest)
-        cond = Cond(*rebuilt(self.form, tensors))
-        if self.part == "whole":
-            return self.net(x, t, cond, **self.wishes)
-        if self.part == "outer":
-            value = next(tensors)
-            return self.net(x, t, cond, deep=lambda _: value, **self.wishes)
-        gave: list[Tensor] = []
-
-        def deep(inner: Callable[[], Tensor]) -> Tensor:
-            gave.append(inner())
-            return gave[0]
-
-        return self.net(x, t, cond, deep=deep, **self.wishes), gave[0]
-
-
-class Driven(nn.Module):
+class Driven(Formed):
     """A denoiser that is asked as the network inside is, and answers the same but for rounding.
 
     digest: says which weights these are. folder: where graphs are kept; None keeps none. int8: whether it multiplies
@@ -149,39 +89,19 @@ class Driven(nn.Module):
         int8: bool = False,
         lay: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        super().__init__()
-        self.config, self._int8, self._lay = getattr(net, "config", None), int8, lay
+        super().__init__(net)
+        self._int8, self._lay = int8, lay
         self._bare = [net]  # in a list: its modules are none of ours
         self._dtype, self._digest, self._folder = dtype, cache(digest), folder  # files are large
-        self._graphs: OrderedDict[str, Any] = OrderedDict()
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond, deep: Deep | None = None, **wishes: Any) -> Tensor:
-        cond = filled(cond)
-        if deep is None:
-            return self._ask("whole", x, t, cond, wishes)[0]
-        answers: list[Tensor] = []
+    def way(self, key: str, told: Callable[[nn.Module], Told], tensors: list[Tensor]) -> Way:
+        graph = self._compiled(key, told, [_plain(value) for value in tensors])
 
-        def inner() -> Tensor:
-            answer, value = self._ask("both", x, t, cond, wishes)
-            answers.append(answer)
-            return value
+        def ask(tensors: list[Tensor]) -> list[Tensor]:
+            answers = graph([_plain(value).numpy() for value in tensors], share_inputs=True)
+            return [torch.from_numpy(answer) for answer in answers.values()]
 
-        value = deep(inner)  # asks `inner`, or gives what it gave before
-        return answers[0] if answers else self._ask("outer", x, t, cond, wishes, value)[0]
-
-    def _ask(
-        self, part: Part, x: Tensor, t: Tensor, cond: Cond, wishes: Mapping[str, Any], *more: Tensor
-    ) -> list[Tensor]:
-        told, form = flattened(cond)
-        tensors = [wide(value).contiguous() for value in (x, t, *told, *more)]
-        key = json.dumps([part, sorted(wishes.items()), form, flattened((x, t, *more))[1]], default=str)
-        if key not in self._graphs:
-            while len(self._graphs) >= MOST:
-                self._graphs.popitem(last=False)
-            self._graphs[key] = self._compiled(key, lambda net: _Told(net, form, wishes, part), tensors)
-        self._graphs.move_to_end(key)
-        answers = self._graphs[key]([value.numpy() for value in tensors], share_inputs=True)
-        return [torch.from_numpy(answer) for answer in answers.values()]
+        return ask
 
     def _compiled(self, key: str, told: Callable[[nn.Module], nn.Module], tensors: list[Tensor]) -> Any:
         core = _core()
@@ -237,6 +157,11 @@ class Driven(nn.Module):
         made = [FORMAT, self._digest(), type(self._bare[0]).__name__, repr(self.config), *what]
         made += [_openvino().__version__, torch.__version__]
         return self._folder / hashlib.sha256(json.dumps(made).encode()).hexdigest()[:32]
+
+
+def _plain(value: Tensor) -> Tensor:
+    """As the engine reads it."""
+    return wide(value).contiguous()
 
 
 def _graph(told: nn.Module, tensors: list[Tensor]) -> Any:
