@@ -37,10 +37,10 @@ class Conditioned:
     def paired(self, other: object) -> Callable[[Tensor, float], tuple[Tensor, Tensor]] | None:
         """This one and another asked at once, in one batch; None where that does not pay or they are not alike.
 
-        It pays where the pictures of a batch are computed alone. Each asks its two rows so, whatever batch it is in,
-        and stays the same alone and among others.
+        It pays where the pictures of a batch are computed alone, and on a card. Where they are computed alone each asks
+        its two rows so, whatever batch it is in, and stays the same alone and among others.
         """
-        if not (self.place.one_by_one and isinstance(other, Conditioned) and self.wishes == other.wishes):
+        if not (self.place.pairs and isinstance(other, Conditioned) and self.wishes == other.wishes):
             return None
         if self.net is not other.net or self.steer is not other.steer or not _alike(self.cond, other.cond):
             return None

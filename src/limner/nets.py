@@ -15,10 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from limner.families.recognise import Part
 from limner.memory import trim
+from limner.nn import fp8, int8
 from limner.nn.driven import Driven
 from limner.nn.fused import fusing
-from limner.nn.int8 import eligible, in_int8
 from limner.nn.packed import packed
+from limner.nn.recorded import Recorded
 from limner.nn.streamed import copied, is_table, streamed, tabled
 from limner.nn.upsample import Upsample, folding
 from limner.place import Place
@@ -28,6 +29,7 @@ from limner.weights.layout import account
 
 LARGE = 64 * 2**20  # bytes in the file from which on a network makes room for others: mini's, and tiny ones, do not
 FP32 = 4  # bytes
+EIGHT = {"int8": int8, "fp8": fp8}  # who knows which layers multiply in 8 bits
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -60,14 +62,19 @@ class Nets(Mapping[str, nn.Module]):
                 for each in list(self._all.values()):
                     each.drop()
                 trim()
-            mine = bare if self._place.keep == "all" else copied(bare)
-            driven = self._is_driven(net)
-            ready = self._driven(bare) if driven else placed(mine, self._place_of(net), pack=net == "denoiser")
-            self._ready[net] = ready
+            self._ready[net] = self._made(net)
         return self._ready[net]
 
-    def _is_driven(self, net: str) -> bool:
-        return self._place.engine != "torch" and net == "denoiser"
+    def _made(self, net: str) -> nn.Module:
+        """A network ready to be asked."""
+        bare, engine = self._bare[net], self._place.engine if net == "denoiser" else "torch"
+        if engine == "openvino":
+            return self._driven(bare)
+        mine = bare if self._place.keep == "all" else copied(bare)
+        there = placed(mine, self._place_of(net), pack=net == "denoiser")
+        if engine == "torch":
+            return there
+        return Recorded(there, self._place, home() / "compiled" if engine == "compiled" else None)
 
     def _driven(self, bare: nn.Module) -> Driven:
         """The denoiser whose arithmetic another engine does."""
@@ -75,7 +82,7 @@ class Nets(Mapping[str, nn.Module]):
         digest = lambda: " ".join(known_sha256(file, folder) for file in files)  # noqa: E731
         ours = replace(place, engine="torch")  # who rehearses
         lay = (lambda net: ours.settle(packed(net, ours.dtype, lambda _: None))) if ours.packs else None
-        return Driven(bare, place.dtype, digest, folder if files else None, place.int8, lay)
+        return Driven(bare, place.dtype, digest, folder if files else None, place.small == "int8", lay)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._bare)
@@ -89,13 +96,14 @@ class Nets(Mapping[str, nn.Module]):
 
     def exactly(self, net: str) -> nn.Module:
         """A network in fp32 for once, where its own type was not enough."""
-        return placed(copied(self._bare[net]), replace(self._place, dtype=torch.float32, int8=False))
+        return placed(copied(self._bare[net]), replace(self._place, dtype=torch.float32, small=""))
 
     def undriven(self, net: str) -> nn.Module:
         """A network whose arithmetic is our own, in the machine's own type where it would have been the engine's."""
-        if not self._is_driven(net):
-            return self[net]
-        return placed(copied(self._bare[net]), replace(self._place, int8=False, engine="torch"), pack=True)
+        if net == "denoiser" and self._place.engine == "openvino":
+            return placed(copied(self._bare[net]), replace(self._place, small="", engine="torch"), pack=True)
+        ready = self[net]
+        return ready.net if isinstance(ready, Recorded) else ready
 
     @property
     def untouched(self) -> bool:
@@ -124,11 +132,11 @@ class Nets(Mapping[str, nn.Module]):
         if size(bare) < LARGE:
             return self.weight(net)
         there, streamed = (list(_sizes(bare, place, kind)) for kind in (False, True))
-        return sum(there) + max(streamed, default=0)
+        return sum(there) + max(streamed, default=0) * (2 if place.fetches else 1)  # one computes, one is brought
 
     def _place_of(self, net: str) -> Place:
         wide = torch.float32 if net in self._exact else self._place.dtype
-        return replace(self._place, dtype=wide, int8=self._place.int8 and net == "denoiser")
+        return replace(self._place, dtype=wide, small=self._place.small if net == "denoiser" else "")
 
 
 class Undrawn(TorchFunctionMode):
@@ -171,7 +179,7 @@ def _sizes(net: nn.Module, place: Place, streamed: bool) -> Iterator[int]:
     """
     more = {id(each.conv): each.values for each in net.modules() if isinstance(each, Upsample)} if place.folds else {}
     for name, layer in net.named_modules():
-        small = place.int8 and eligible(name, layer)
+        small = place.small and EIGHT[place.small].eligible(name, layer)
         if place.looks_up and is_table(layer):
             continue
         if streamed == (isinstance(layer, STREAMED) and not small):
@@ -199,11 +207,13 @@ def placed(net: Net, place: Place, pack: bool = False) -> Net:
     """
     large = size(net) >= LARGE
     if place.folds:
-        folding(net, place.keep != "layer" or place.int8 or not large, release)
+        folding(net, place.keep != "layer" or bool(place.small) or not large, release)
     if place.fuses:
         fusing(net)
-    if place.int8:
-        in_int8(net, place.dtype, release)
+    if place.small == "int8":
+        int8.in_int8(net, place.dtype, release)
+    if place.small == "fp8":
+        fp8.in_fp8(net, place.dtype, place.device, release)
     if pack and place.packs:
         packed(net, place.dtype, release)
     if place.looks_up:
@@ -211,7 +221,7 @@ def placed(net: Net, place: Place, pack: bool = False) -> Net:
     if not large:
         return place.settle(net)  # type: ignore[return-value]
     if place.keep == "layer":
-        return streamed(net, place.settle, release)
+        return streamed(net, place.settle, release, place.fetch if place.fetches else None)
     for layer in net.modules():
         if not list(layer.children()):
             before = [(value, value.data) for value in layer.parameters()]

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limner.errors import BadInput
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Keep = Literal["all", "one", "layer"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-Engine = Literal["torch", "openvino"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
+Engine = Literal["torch", "recorded", "compiled", "openvino"]
+NEEDED = {"openvino": "limner[openvino]", "compiled": "triton"}  # of engines
+Work = Callable[[list[Tensor]], Sequence[Tensor]]  # on the device, the same for every number
+WARM = 2  # times that work is done before it is recorded: what is made once, handles and compiled code, cannot be
+FP8 = (8, 9)  # the least CUDA capability with products of fp8: Ada's
 WORDS: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -28,19 +33,19 @@ class Place:
     dtype: torch.dtype  # of the products inside networks; states between them stay fp32
     why: str  # the reason for the dtype, in words
     keep: Keep = "all"  # what stays in memory: every network, one large one at a time, or one layer at a time
-    int8: bool = False  # whether denoisers multiply in 8 bits; all else is in `dtype` there too
+    small: Literal["", "int8", "fp8"] = ""  # how denoisers multiply in 8 bits; all else is in `dtype` there too
     engine: Engine = "torch"  # that does the denoisers' arithmetic
 
     @property
     def precision(self) -> Precision:
         """The word for how denoisers multiply."""
-        return "int8" if self.int8 else WORDS[self.dtype]
+        return self.small or WORDS[self.dtype]
 
     @property
     def numbers(self) -> str:
         """The types that it computes in, for people: float32, or int8 with float32."""
         wide = str(self.dtype).removeprefix("torch.")
-        return f"int8 with {wide}" if self.int8 else wide
+        return f"{self.small} with {wide}" if self.small else wide
 
     def precisely(self, precision: Precision | Literal[""]) -> Place:
         """This place computing otherwise; "" leaves it as it is.
@@ -51,10 +56,10 @@ class Place:
             return self
         if precision not in (able := precisions(self.device.type)):
             raise BadInput(f"{self.device.type} cannot compute in {precision} here; it can in {' and '.join(able)}")
-        if precision == "int8":
-            return replace(find_place(self.device.type, keep=self.keep), int8=True)  # type: ignore[arg-type]
+        if precision in ("int8", "fp8"):
+            return replace(find_place(self.device.type, keep=self.keep), small=precision)  # type: ignore[arg-type]
         wide = next(dtype for dtype, word in WORDS.items() if word == precision)
-        return replace(self, dtype=wide, why="asked for", int8=False)
+        return replace(self, dtype=wide, why="asked for", small="")
 
     def driven(self, engine: Engine | Literal[""]) -> Place:
         """This place with another engine for denoisers; "" leaves it as it is.
@@ -65,14 +70,17 @@ class Place:
             return self
         if engine == "torch":
             return replace(self, engine=engine)
-        if self.device.type != "cpu" or self.dtype == torch.float16:
+        if engine != "openvino" and self.device.type != "cuda":
+            raise BadInput(f"{engine} is for work that a card does, on cuda, not on {self.device.type}")
+        if engine == "openvino" and (self.device.type != "cpu" or self.dtype == torch.float16):
             raise BadInput(
                 f"{engine} computes on the cpu in fp32, bf16 or int8 here, "
                 f"not on {self.device.type} in {self.precision}"
             )
         if engine not in engines(self.device.type):
-            raise BadInput(f"{engine} is not installed: pip install 'limner[{engine}]'")
-        if self.keep != "all":
+            lacks = "needs triton and a C compiler" if engine == "compiled" else "is not installed"
+            raise BadInput(f"{engine} {lacks}: pip install '{NEEDED.get(engine, engine)}'")
+        if self.keep == "layer" or (self.keep == "one" and engine == "openvino"):
             raise BadInput(f"{engine} holds whole networks in memory; it does not keep {self.keep} at a time")
         return replace(self, engine=engine)
 
@@ -83,6 +91,12 @@ class Place:
         Ancestral samplers make a visible difference of that; alone, a picture is the same in every batch.
         """
         return self.device.type == "cpu" and self.dtype != torch.float32
+
+    @property
+    def pairs(self) -> bool:
+        """Whether what is wanted and what is not are asked at once, in one batch: that pays for a single row, whose
+        products are small, and on a card, which else waits for Python twice."""
+        return self.one_by_one or self.device.type == "cuda"
 
     @property
     def folds(self) -> bool:
@@ -98,7 +112,7 @@ class Place:
     def fuses(self) -> bool:
         """Whether linear layers are to do themselves what is done with their answers; those of 8 bits cannot."""
         able = self.device.type == "cpu" and self.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
-        return able and not self.int8
+        return able and not self.small
 
     @property
     def packs(self) -> bool:
@@ -128,6 +142,38 @@ class Place:
                     value.data = value.data.to(own)
         return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @property
+    def fetches(self) -> bool:
+        """Whether weights can be brought here while it computes."""
+        return self.device.type == "cuda"
+
+    def fetch(self, values: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+        """Begins to bring weights of products to a card, beside what it computes; what is returned has it wait."""
+        with torch.cuda.stream(_aside()):
+            pinned = [value.pin_memory() for value in values]  # so the card reads them by itself
+            there = [self._settled(value.to(self.device, non_blocking=True)) for value in pinned]
+            brought = torch.cuda.current_stream().record_event()
+
+        def wait() -> list[Tensor]:
+            here = torch.cuda.current_stream()
+            here.wait_event(brought)
+            for value in there:
+                value.record_stream(here)  # else its memory would be taken again before it was read
+            return there
+
+        return wait
+
+    def _settled(self, value: Tensor) -> Tensor:
+        layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
+        return value.to(self.dtype, memory_format=layout)
+
+    def recorded(self, work: Work, told: list[Tensor], others: Sequence[Any] = ()) -> Work:
+        """The same work, recorded where the device can play it again by itself; elsewhere as it is.
+
+        told: tensors like those that it will be told. others: recordings that are there already and lend their memory.
+        """
+        return Recording(work, told, others) if self.device.type == "cuda" else work
+
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Matrix products and convolutions in `dtype`, the rest in fp32."""
@@ -138,9 +184,45 @@ class Place:
                 yield
 
 
+@cache
+def _aside() -> torch.cuda.Stream:
+    """Where weights are brought, beside the work."""
+    return torch.cuda.Stream()
+
+
+class Recording:
+    """Work that was done once on a card, as a CUDA graph: done again with other numbers, without waiting for Python.
+
+    Recordings that share memory are played one after another: what one gives is copied before the next is asked.
+    """
+
+    def __init__(self, work: Work, told: list[Tensor], others: Sequence[Recording] = ()) -> None:
+        self._told = [value.clone() for value in told]  # where it reads
+        self._graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM):
+                work(self._told)
+        torch.cuda.current_stream().wait_stream(aside)
+        pool = others[0]._graph.pool() if others else None
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._gave = work(self._told)
+
+    def __call__(self, told: list[Tensor]) -> list[Tensor]:
+        for mine, value in zip(self._told, told, strict=True):
+            mine.copy_(value)
+        self._graph.replay()
+        return [value.clone() for value in self._gave]
+
+
 def computes_int8() -> bool:
     """Whether oneDNN has fast products of 8 bits here: on x86 it has."""
     return torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
+
+
+def computes_fp8() -> bool:
+    """Whether the card has products of 8 bits in floats."""
+    return torch.cuda.get_device_capability() >= FP8
 
 
 def has_vnni() -> bool:
@@ -161,13 +243,17 @@ def precisions(device: str) -> tuple[Precision, ...]:
     """What a device of this machine computes in, the fast type of numbers first."""
     fast = WORDS[_best_dtype(device)[0]]
     also: dict[str, tuple[Precision, ...]] = {
-        "cuda": ("fp32", "fp16"), "cpu": ("fp32", "bf16", *(("int8",) if computes_int8() else ())),
-    }  # fmt: skip
+        "cuda": ("fp32", "fp16", *(("fp8",) if device == "cuda" and computes_fp8() else ())),
+        "cpu": ("fp32", "bf16", *(("int8",) if computes_int8() else ())),
+    }
     return (fast, *(word for word in also.get(device, ()) if word != fast))
 
 
 def engines(device: str) -> tuple[Engine, ...]:
     """What can do the denoisers' arithmetic on a device of this machine."""
+    if device == "cuda":
+        compiler = importlib.util.find_spec("triton") and (shutil.which("cc") or shutil.which("gcc"))
+        return ("torch", "recorded", "compiled") if compiler else ("torch", "recorded")
     there = device == "cpu" and importlib.util.find_spec("openvino") is not None
     return ("torch", "openvino") if there else ("torch",)
 

@@ -132,8 +132,8 @@ class Recipe(BaseModel):
     ask_apart: Share = 0.0  # the same by time: from one late step at which it is asked to the next; 0: ask_every counts
     late: Share = 0.7  # the time, 1 is noise, from which steps are late
     few_keys: Annotated[int, Field(ge=1, le=4)] = 1  # rows and columns of a large picture that UNets' attention sees
-    precision: Literal["", "fp32", "bf16", "fp16", "int8"] = ""  # of the denoiser; "": what the machine is fast in
-    engine: Literal["", "torch", "openvino"] = ""  # that does the denoiser's arithmetic; "": torch
+    precision: Literal["", "fp32", "bf16", "fp16", "int8", "fp8"] = ""  # of the denoiser; "": the fast one here
+    engine: Literal["", "torch", "recorded", "compiled", "openvino"] = ""  # of the denoiser; "": torch
     regions: tuple[Region, ...] = ()
     controls: tuple[Control, ...] = ()
     picture_prompts: tuple[PicturePrompt, ...] = ()

@@ -24,6 +24,7 @@ PAGES = {
     "never": "of 4 KiB alone, in which products take longer", "": "not known",
 }  # fmt: skip
 APART = 0.02  # relative error that bf16's eight bits of precision stay under
+FP8_APART = 0.06  # and the four of fp8: both sides round by up to a sixteenth
 
 
 def doctor(*, json: Annotated[bool, Parameter(help="Print it as JSON.")] = False) -> int:
@@ -50,8 +51,9 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print it as JSON.")] = False
         "precisions": ", ".join(precisions(place.device.type)),
         "engines": ", ".join(engines(place.device.type)),
     }
-    small = {"layer in int8": _try_int8(place)} if "int8" in precisions(place.device.type) else {}
-    checks = {"layer": _try_layer(place), **small, **{f"model {name}": _check(name) for name in SHIPPED}}
+    small = [word for word in ("int8", "fp8") if word in precisions(place.device.type)]
+    tried = {f"layer in {word}": _try_small(place, word) for word in small}
+    checks = {"layer": _try_layer(place), **tried, **{f"model {name}": _check(name) for name in SHIPPED}}
     well = all(good for good, _ in checks.values())
     if json:
         told = {name: {"good": good, "told": words} for name, (good, words) in checks.items()}
@@ -99,24 +101,27 @@ def _try_layer(place: Place) -> tuple[bool, str]:
     return apart < APART, told
 
 
-def _try_int8(place: Place) -> tuple[bool, str]:
+def _try_small(place: Place, word: str) -> tuple[bool, str]:
     """One layer in 8 bits against fp32: how far apart, how fast beside the machine's own type, and in how many bits."""
     import torch
 
+    from limner.nn.fp8 import Fp8Linear
     from limner.nn.int8 import FULL, Int8Linear, weight_reach
 
     random = torch.Generator().manual_seed(0)
-    layer = torch.nn.Linear(WIDTH, WIDTH).requires_grad_(False)
-    small, x = Int8Linear(layer, torch.float32), torch.randn(64, WIDTH, generator=random)
+    layer = torch.nn.Linear(WIDTH, WIDTH).requires_grad_(False).to(place.device)
+    small = Int8Linear(layer, torch.float32) if word == "int8" else Fp8Linear(layer, place.dtype, place.device)
+    x = torch.randn(64, WIDTH, generator=random).to(place.device)
     with torch.inference_mode():
         quick, seconds = _timed(lambda: small(x))
         exact = layer(x)
         with place.autocast():
             _, usual = _timed(lambda: layer(x))
-    apart = float((quick - exact).norm() / exact.norm())
-    bits = 8 if weight_reach() == FULL else 7
+    apart = float((quick.float() - exact).norm() / exact.norm())
     told = f"takes {seconds * 1e3:.2f} ms, {_name(place.dtype)} {usual * 1e3:.2f} ms, apart by {apart:.2%}"
-    return apart < APART, f"{told}; weights of {bits} bits"
+    if word == "fp8":
+        return apart < FP8_APART, told
+    return apart < APART, f"{told}; weights of {8 if weight_reach() == FULL else 7} bits"
 
 
 def _timed(work: Any) -> tuple[torch.Tensor, float]:

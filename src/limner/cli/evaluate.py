@@ -33,7 +33,7 @@ def evaluate(
     cache: Annotated[Path | None, Parameter(help="Where decoded pictures are kept; ~/.cache/limner.")] = None,
     device: Annotated[str, Parameter(help="Where to paint: auto, or a device that limner doctor lists.")] = "auto",
     engine: Annotated[
-        Literal["torch", "openvino"], Parameter(help="What does the denoiser's arithmetic: torch or openvino.")
+        Literal["torch", "recorded", "compiled", "openvino"], Parameter(help="What does the denoiser's arithmetic.")
     ] = "torch",
 ) -> None:
     """Measure a model beside real pictures and simple baselines.

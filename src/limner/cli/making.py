@@ -134,9 +134,13 @@ class Wishes:
     ] = None
     precision: Annotated[
         Text,
-        flag("fp32, bf16, fp16 or int8; without it, the type of numbers that the machine is fast in.", "--precision"),
+        flag(
+            "fp32, bf16, fp16, int8 or fp8; without it, the type of numbers that the machine is fast in.", "--precision"
+        ),
     ] = None
-    engine: Annotated[Text, flag("torch or openvino: what does the denoiser's arithmetic.", "--engine")] = None
+    engine: Annotated[
+        Text, flag("torch, recorded, compiled or openvino: what does the denoiser's arithmetic.", "--engine")
+    ] = None
     best_of: Annotated[Number, flag("Try so many seeds for each picture, keep the best.", "--best-of")] = None
     best_after: Annotated[
         Real, flag("Compare them after this share of the steps, finish the best alone; 1: finish all.", "--best-after")

@@ -167,7 +167,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Linear(width, width) if config.linear else nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, told: Told, seen: Seen) -> Tensor:
-        places = thinned(x.shape[2], x.shape[3], told.few).to(x.device) if told.few > 1 else None
+        places = thinned(x.shape[2], x.shape[3], told.few, x.device) if told.few > 1 else None
         y = self.norm(x)  # B D h w
         y = y if self.linear else self.proj_in(y)
         y = y.permute(0, 2, 3, 1).flatten(1, 2)  # B T D
@@ -179,9 +179,9 @@ class SpatialTransformer(nn.Module):
         return again(x, len(y)) + (y if self.linear else self.proj_out(y))
 
 
-def thinned(h: int, w: int, few: int) -> Tensor:
+def thinned(h: int, w: int, few: int, device: torch.device | None = None) -> Tensor:
     """The places of every few-th row and column (Smith et al. 2024, arXiv 2402.13573), or all where they are few."""
-    every = torch.arange(h * w).view(h, w)
+    every = torch.arange(h * w, device=device).view(h, w)
     return (every[::few, ::few] if h * w > MANY else every).flatten()
 
 

@@ -26,10 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from limner.nn.forms import Formed, Told, Way
+from limner.nn.forms import Formed, Told
 from limner.nn.graph import Reach, Seen, in_8_bits, in_parts, reach_of
 from limner.nn.streamed import copied
 from limner.nn.upsample import FoldedUpsample, folding
+from limner.place import Work
 
 FORMAT = 8  # of the graphs in the folder; what a network computes is part of it
 
@@ -94,7 +95,7 @@ class Driven(Formed):
         self._bare = [net]  # in a list: its modules are none of ours
         self._dtype, self._digest, self._folder = dtype, cache(digest), folder  # files are large
 
-    def way(self, key: str, told: Callable[[nn.Module], Told], tensors: list[Tensor]) -> Way:
+    def way(self, key: str, told: Callable[[nn.Module], Told], tensors: list[Tensor]) -> Work:
         graph = self._compiled(key, told, [_plain(value) for value in tensors])
 
         def ask(tensors: list[Tensor]) -> list[Tensor]:

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from limner.place import Work
 from limner.types import Cond, Deep
 
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
 MOST = 8  # ways to answer that a network holds; the one that was asked longest ago goes
 WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a form
 Form = Any  # nested: None, (shape, type), or a tuple of these
-Way = Callable[[list[Tensor]], Sequence[Tensor]]
 
 
 def flattened(value: Any) -> tuple[list[Tensor], Form]:
@@ -83,9 +83,9 @@ class Formed(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.config = getattr(net, "config", None)
-        self._ways: OrderedDict[str, Way] = OrderedDict()
+        self._ways: OrderedDict[str, Work] = OrderedDict()
 
-    def way(self, key: str, told: Callable[[nn.Module], Told], tensors: list[Tensor]) -> Way:
+    def way(self, key: str, told: Callable[[nn.Module], Told], tensors: list[Tensor]) -> Work:
         """A way to answer for a form. told: makes a network a function of tensors like these."""
         raise NotImplementedError
 

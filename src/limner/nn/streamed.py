@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from limner.nn.packed import exchanged
 from limner.nn.upsample import FoldedUpsample
 
+Fetch = Callable[[Sequence[Tensor]], Callable[[], Sequence[Tensor]]]  # begins to bring; what it returns waits
 TABLE = 2**22  # values of an embedding from which on it is not copied; places and buckets have fewer
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -23,17 +25,24 @@ def copied(net: Net) -> Net:
     return copy.deepcopy(net, own)
 
 
-def streamed(net: Net, settle: Callable[[nn.Module], object], release: Callable[[Tensor], object]) -> Net:
+def streamed(
+    net: Net,
+    settle: Callable[[nn.Module], object],
+    release: Callable[[Tensor], object],
+    fetch: Fetch | None = None,
+) -> Net:
     """The network itself, with linear layers and convolutions brought to their place at each call and no longer.
 
-    settle: brings a layer to its place. release: gives the pages of a tensor back to the system. What else there is
-    is settled for good. Layers may not be called by two threads at once.
+    settle: brings a layer to its place. release: gives the pages of a tensor back to the system. fetch: begins to bring
+    weights to a place of its own memory; then the layer that comes next is brought while one computes. What else there
+    is is settled for good. Layers may not be called by two threads at once.
     """
+    bring = Ahead(fetch).bring if fetch else settle
     for layer in net.modules():
         if isinstance(layer, FoldedUpsample) and layer.empty:
             _fill(layer, release)
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
-            _stream(layer, settle, release)
+            _stream(layer, bring, release)
         elif not list(layer.children()):
             settle(layer)
     return net
@@ -59,6 +68,35 @@ def _stream(layer: nn.Module, settle: Callable[[nn.Module], object], release: Ca
 
     layer.register_forward_pre_hook(before)
     layer.register_forward_hook(after, always_call=True)  # also where the layer failed
+
+
+class Ahead:
+    """Brings layers, and meanwhile the one that came next the last time: a thread reads its pages, the device copies.
+
+    So two are there at once. Where another comes than the last time, what was begun for nothing is let go.
+    """
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch, self._thread = fetch, ThreadPoolExecutor(1, "ahead")
+        self._after: dict[nn.Module, nn.Module] = {}
+        self._last: nn.Module | None = None
+        self._coming: tuple[nn.Module, Future[Callable[[], Sequence[Tensor]]]] | None = None
+
+    def bring(self, layer: nn.Module) -> None:
+        """Has the weights of a layer, as they lie in their file, at their place."""
+        begun, self._coming = self._coming, None
+        there = begun[1].result() if begun and begun[0] is layer else self._fetch(_weights(layer))
+        if self._last is not None:
+            self._after[self._last] = layer
+        self._last = layer
+        if (following := self._after.get(layer)) is not None and following is not layer:
+            self._coming = following, self._thread.submit(self._fetch, _weights(following))
+        for value, brought in zip(layer.parameters(recurse=False), there(), strict=True):
+            value.data = brought
+
+
+def _weights(layer: nn.Module) -> list[Tensor]:
+    return [value.data for value in layer.parameters(recurse=False)]
 
 
 class Table(nn.Module):
