@@ -1,7 +1,8 @@
 """What each setting that is not exact costs in fidelity, and what it saves: PSNR and seconds against our own fp32.
 
     python benchmarks/fidelity.py [--model mini|sd15|FILE] [--settings int8 ...] [--pictures 4] [--steps N]
-        [--sampler NAME] [--size PIXELS] [--rounds 1] [--taesd FILE] [--tiny] [--json FILE] [--sheet SHEET.png]
+        [--sampler NAME] [--size PIXELS] [--rounds 1] [--taesd FILE] [--emulated] [--tiny] [--json FILE]
+        [--sheet SHEET.png]
 
 A setting is a row of data: how the model is loaded, what the recipe says, and how the picture is decoded. Every one
 paints the same prompts and seeds as fp32 with everything kept in memory. `mini` has the weights that ship; `sd15` is a
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -52,6 +53,9 @@ SETTINGS = (
     Setting("bf16", {"precision": "bf16"}),
     Setting("fp16", {"precision": "fp16"}),
     Setting("int8", {"precision": "int8"}),
+    Setting("fp8", {"precision": "fp8"}),
+    Setting("recorded", {"engine": "recorded"}),
+    Setting("compiled bf16", {"precision": "bf16", "engine": "compiled"}),
     Setting("openvino fp32", {"engine": "openvino"}),
     Setting("openvino bf16", {"precision": "bf16", "engine": "openvino"}),
     Setting("openvino int8", {"precision": "int8", "engine": "openvino"}),
@@ -85,7 +89,11 @@ def opened(setting: Setting, asked: argparse.Namespace, file: str) -> Any:
     from limner.place import find_place
 
     place = find_place(asked.device, keep=setting.place.get("keep", "all"))  # type: ignore[arg-type]
-    place = place.precisely(setting.place.get("precision", "fp32"))  # type: ignore[arg-type]
+    precision = setting.place.get("precision", "fp32")
+    if precision == "fp8" and asked.emulated:
+        place = replace(place.precisely("bf16"), small="fp8")  # torch multiplies in it on the CPU, too, slowly
+    else:
+        place = place.precisely(precision)  # type: ignore[arg-type]
     place = place.driven(setting.place.get("engine", ""))  # type: ignore[arg-type]
     return load(file, place, parts=[str(asked.taesd)] if asked.taesd else ())
 
@@ -113,7 +121,7 @@ def why_not(setting: Setting, asked: argparse.Namespace, model: Any) -> str:
     from limner.place import engines, precisions
 
     wanted = setting.place.get("precision", "fp32")
-    if wanted not in precisions(asked.device):
+    if wanted not in precisions(asked.device) and not (wanted == "fp8" and asked.emulated):
         return f"{asked.device} does not compute in {wanted} here"
     if (engine := setting.place.get("engine", "torch")) not in engines(asked.device):
         return f"{engine} is not installed, or does not serve {asked.device}"
@@ -185,6 +193,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--size", type=int, default=0, help="pixels of a side; 0: what the model likes")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
+    parser.add_argument("--emulated", action="store_true", help="fp8 also on the CPU: its pictures, not its speed")
     parser.add_argument("--taesd", type=Path, help="a tiny decoder of the model's family")
     parser.add_argument("--tiny", action="store_true", help="sd15 with small networks, in seconds")
     parser.add_argument("--folder", type=Path, help="where a random checkpoint is written for the while")

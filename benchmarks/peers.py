@@ -1,15 +1,17 @@
 """Limner beside diffusers, OpenVINO and stable-diffusion.cpp: the same random weights, shapes, inputs and threads.
 
     python benchmarks/peers.py [--models sd15 sdxl sd35-medium mini] [--peers limner diffusers ...] [--runs 3]
-        [--threads N] [--size PIXELS] [--device cpu|cuda] [--emulated] [--tiny] [--json FILE] [--chart FILE.svg]
+        [--threads N] [--size PIXELS] [--pictures 1 ...] [--device cpu|cuda] [--emulated] [--tiny] [--json FILE]
+        [--chart FILE.svg]
 
 A random checkpoint in fp16 is written once as a single file and as a folder of diffusers (sd15 4, sdxl 13, sd35-medium
 without T5 13 GB together) and deleted at the end. Every peer is a process of its own, so that its peak memory is its
 own. All stay open and are asked in turn, A B A B; where memory would not hold them all, each is opened anew for every
-round, which the heading says. A step is one guided evaluation of the network (two rows); three are asked in each round,
-one at 1024 pixels, after a first one that is not counted. A picture of 20 steps is reckoned from its parts; what does
-not compute each step whole paints it. `agrees` is how near the guided answer comes to Limner's in fp32, in dB below the
-span of the answer; of a program that only paints whole pictures, how near a picture of one step from the same noise.
+round, which the heading says. A step is one guided evaluation of the network, two rows a picture; three are asked in
+each round, one at 1024 pixels, after a first one that is not counted. A picture of 20 steps is reckoned from its parts;
+what does not compute each step whole paints it. `agrees` is how near the guided answer comes to Limner's in fp32, in dB
+below the span of the answer; of a program that only paints whole pictures, how near a picture of one step from the same
+noise. With more pictures at once, seconds are of all of them. On a card seconds end when it has done its work.
 
 The peers are in `rivals.py`. What is not installed is named with its reason. To have them all, in an environment apart:
 
@@ -33,6 +35,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,7 @@ class Worker:
     process: subprocess.Popen[str] | None = None
     found: dict[str, list[float]] = field(default_factory=dict)
     peak: float = 0.0  # MB
+    card: float = 0.0  # MB of a card's own memory, at the most
     gone: str = ""  # why it is not asked any more
 
     def ask(self, verb: str, save: str = "") -> bool:
@@ -104,7 +108,7 @@ class Worker:
             self.close()
             return False
         told = json.loads(line)
-        self.peak = max(self.peak, told.pop("peak"))
+        self.peak, self.card = max(self.peak, told.pop("peak")), max(self.card, told.pop("card"))
         for name, seconds in told.items():
             print(f"{self.name}: {name} {seconds:.2f} s", file=sys.stderr, flush=True)
             self.found.setdefault(name, []).append(seconds)
@@ -127,9 +131,10 @@ def worker(name: str, job: Job) -> None:
     verbs = PEERS[name].open(job)
 
     def tell(seconds: Mapping[str, float]) -> None:
-        answers.write(json.dumps({**seconds, "peak": loading.memory("VmHWM")}) + "\n")
+        answers.write(json.dumps({**seconds, "peak": loading.memory("VmHWM"), "card": card_memory(job)}) + "\n")
         answers.flush()
 
+    awaited(job)
     tell({"load": time.perf_counter() - begun})
     for line in sys.stdin:
         verb, save = json.loads(line)
@@ -138,6 +143,7 @@ def worker(name: str, job: Job) -> None:
             tell({})
             continue
         answer = verbs["whole" if whole else verb.removeprefix("first ")]()
+        awaited(job)
         seconds = {verb: time.perf_counter() - begun}
         if whole:
             seconds, answer = answer
@@ -147,7 +153,22 @@ def worker(name: str, job: Job) -> None:
         tell(seconds)
 
 
-def inputs(model: str, asked: argparse.Namespace, home: Path) -> Job:
+def awaited(job: Job) -> None:
+    """Waits until a card has done what it was told."""
+    if job.device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def card_memory(job: Job) -> float:
+    """MB of a card's own memory that this process held at the most."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e6 if job.device == "cuda" else 0.0
+
+
+def inputs(model: str, asked: argparse.Namespace, home: Path, pictures: int = 1) -> Job:
     """Writes a model's checkpoint and inputs, where they fit on the disk."""
     from limner.families import FAMILIES
     from limner.families.recognise import recognise
@@ -165,12 +186,14 @@ def inputs(model: str, asked: argparse.Namespace, home: Path) -> Job:
         write_checkpoint(recognise(Path(file)), folder, "diffusers")
     draw, sides = np.random.default_rng(0), [size // family.latent.factor] * 2
     for each in "xz":
-        np.save(home / f"{each}.npy", draw.standard_normal((1, family.latent.channels, *sides)).astype(np.float32))
+        np.save(
+            home / f"{each}.npy", draw.standard_normal((pictures, family.latent.channels, *sides)).astype(np.float32)
+        )
     path = family.path
     first = path.sigmas[1] if hasattr(path, "stations") else 0.0
     return Job(
         name, file, str(folder), str(home), size, t=0.5, clock=path.clock(0.5), first=first, device=asked.device,
-        threads=asked.threads, tiny=asked.tiny, emulated=asked.emulated,
+        threads=asked.threads, tiny=asked.tiny, emulated=asked.emulated, pictures=pictures,
     )  # fmt: skip
 
 
@@ -185,9 +208,11 @@ def prepared(name: str, job: Job, log: Path) -> str:
     return f"could not be prepared: {said[-1].strip()[:120] if said else status}" if status else ""
 
 
-def measure(model: str, names: Sequence[str], asked: argparse.Namespace, home: Path) -> dict[str, Any]:
+def measure(
+    model: str, names: Sequence[str], asked: argparse.Namespace, home: Path, pictures: int = 1
+) -> dict[str, Any]:
     """A table's rows of one model: every peer asked, or why it was not."""
-    job = inputs(model, asked, home)
+    job = inputs(model, asked, home, pictures)
     open_, rows = [], []
     for name in names:
         log, begun = home / f"{name.replace(' ', '-')}.log", time.perf_counter()
@@ -221,7 +246,10 @@ def measure(model: str, names: Sequence[str], asked: argparse.Namespace, home: P
     for one in open_:
         one.close()
         rows.append(row_of(one, open_, home))
-    return {"size": job.size, "apart": apart, "load average": load, "runs": asked.runs, "rows": rows}
+    return {
+        "size": job.size, "pictures": pictures, "apart": apart, "load average": load, "runs": asked.runs,
+        "card": job.device == "cuda", "rows": rows,
+    }  # fmt: skip
 
 
 def ask_all(workers: Sequence[Worker]) -> None:
@@ -243,7 +271,7 @@ def row_of(one: Worker, others: Sequence[Worker], home: Path) -> dict[str, Any]:
     """Medians, ratios to Limner's own choice in the same round, and agreement with Limner in fp32."""
     if one.gone:
         return {"peer": one.name, "why": one.gone}
-    row: dict[str, Any] = {"peer": one.name, "peak": one.peak / 1e3}
+    row: dict[str, Any] = {"peer": one.name, "peak": one.peak / 1e3} | ({"card": one.card / 1e3} if one.card else {})
     row |= {name: statistics.median(values) for name, values in one.found.items() if name != "picture"}
     row["each step"] = one.found["step"]
     if ours := next((w.found["step"] for w in others if w.name == "limner" and "step" in w.found), []):
@@ -287,6 +315,7 @@ def machine(device: str) -> dict[str, Any]:
 COLUMNS = {  # heading -> field and decimals
     "load s": ("load", 1), "text s": ("text", 2), "first s": ("first step", 2), "step s": ("step", 2),
     "of limner": ("ratio", 2), "decode s": ("decode", 2), f"{STEPS} steps s": ("total", 1), "peak GB": ("peak", 1),
+    "card GB": ("card", 1),
     "agrees dB": ("agrees", 0),
 }  # fmt: skip
 
@@ -294,11 +323,12 @@ COLUMNS = {  # heading -> field and decimals
 def table(model: str, found: Mapping[str, Any]) -> str:
     """In Markdown; a peer that was not measured stands in it with its reason."""
     how = "each opened anew for every round" if found["apart"] else "all open at once"
+    columns = {head: what for head, what in COLUMNS.items() if what[0] != "card" or found["card"]}
     lines = [f"{model}, {found['size']} x {found['size']}, {found['runs']} rounds, {how}", ""]
-    lines += ["| peer | " + " | ".join(COLUMNS) + " |", "| --- |" + " --- |" * len(COLUMNS)]
+    lines += ["| peer | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
     for row in found["rows"]:
         if "why" not in row:
-            said = (f"{row[name]:.{places}f}" if name in row else "-" for name, places in COLUMNS.values())
+            said = (f"{row[name]:.{places}f}" if name in row else "-" for name, places in columns.values())
             lines.append(f"| {row['peer']} | " + " | ".join(said) + " |")
     lines += ["", *(f"- {row['peer']}: {row['why']}" for row in found["rows"] if "why" in row)]
     return "\n".join(lines) + "\n"
@@ -344,6 +374,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--runs", type=int, default=3, help="rounds that count")
     parser.add_argument("--threads", type=int, default=rivals.THREADS)
     parser.add_argument("--size", type=int, default=0, help="pixels of a side; 0: what the model likes")
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1], metavar="N", help="in one batch, a table each")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--emulated", action="store_true", help="bf16 also where the processor has none")
     parser.add_argument("--tiny", action="store_true", help="small networks of the same kinds, in seconds")
@@ -361,12 +392,13 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
             PEERS[name].prepare(job)  # type: ignore[misc]
         return {}
     names, models = chosen(asked.peers), {}
-    if asked.runs < 1:
-        raise SystemExit(f"--runs {asked.runs} measures nothing; at least 1 is needed")
-    for model in asked.models:
+    if min(asked.runs, *asked.pictures) < 1:
+        raise SystemExit("less than one round, or than one picture, measures nothing")
+    for model, pictures in product(asked.models, asked.pictures):
+        named = model if pictures == 1 else f"{model}, {pictures} pictures at once"
         with tempfile.TemporaryDirectory(dir=asked.folder) as home:
-            models[model] = measure(model, names, asked, Path(home))
-        print(table(model, models[model]), flush=True)
+            models[named] = measure(model, names, asked, Path(home), pictures)
+        print(table(named, models[named]), flush=True)
     found = {"machine": machine(asked.device), "device": asked.device, "threads": asked.threads, "models": models}
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -44,6 +44,7 @@ class Job:
     threads: int = 1
     tiny: bool = False
     emulated: bool = False  # bf16 also where the machine has none
+    pictures: int = 1  # in one batch
 
     def array(self, name: str) -> Any:
         return np.load(Path(self.work) / f"{name}.npy")
@@ -130,6 +131,17 @@ def limner(job: Job, precision: str = "", keep: str = "all", engine: str = "", e
     return verbs | ({"painted": painted} if effort else {})
 
 
+def on_card(job: Job, engine: str, precision: str = "") -> str:
+    """Why what is Limner's for cards is not measured here."""
+    from limner.place import engines, precisions
+
+    if job.device != "cuda":
+        return "measured on a card alone"
+    if engine and engine not in engines(job.device):
+        return f"{engine} does not serve this card"
+    return f"no {precision} in this card" if precision and precision not in precisions(job.device) else ""
+
+
 def alike(job: Job, precision: str) -> str:
     """Limner's own choice is a row of its own, and what a device cannot compute in has none."""
     from limner.place import find_place, precisions
@@ -159,15 +171,16 @@ def conditions(job: Job, pipe: Any) -> dict[str, Any]:
     import torch
 
     if job.family == "sd15":
-        wanted, unwanted = pipe.encode_prompt(PROMPTS[0], job.device, 1, True)
+        wanted, unwanted = pipe.encode_prompt(PROMPTS[0], job.device, job.pictures, True)
         return {"encoder_hidden_states": torch.cat([unwanted, wanted])}
     wanted, unwanted, pooled, unpooled = pipe.encode_prompt(
-        PROMPTS[0], **({"prompt_2": None, "prompt_3": None} if job.family == "sd35" else {}), device=job.device
-    )
+        PROMPTS[0], **({"prompt_2": None, "prompt_3": None} if job.family == "sd35" else {}), device=job.device,
+        num_images_per_prompt=job.pictures,
+    )  # fmt: skip
     tokens, pooled = torch.cat([unwanted, wanted]), torch.cat([unpooled, pooled])
     if job.family == "sd35":
         return {"encoder_hidden_states": tokens, "pooled_projections": pooled}
-    sizes = torch.tensor([[job.size, job.size, 0, 0, job.size, job.size]] * 2).to(tokens)
+    sizes = torch.tensor([[job.size, job.size, 0, 0, job.size, job.size]] * len(tokens)).to(tokens)
     return {"encoder_hidden_states": tokens, "text_embeds": pooled, "time_ids": sizes}
 
 
@@ -180,8 +193,9 @@ def called(net: Any, x: Any, clock: Any, told: Mapping[str, Any]) -> Any:
 
 
 def combined(both: Any) -> Any:
-    """The guided answer of a batch whose first row is the unwanted."""
-    return both[:1] + SCALE * (both[1:] - both[:1])
+    """The guided answer of a batch whose first half is the unwanted."""
+    unwanted, wanted = both[: len(both) // 2], both[len(both) // 2 :]
+    return unwanted + SCALE * (wanted - unwanted)
 
 
 def diffusers(
@@ -200,11 +214,12 @@ def diffusers(
         import torch._inductor.config as inductor
 
         inductor.freezing = job.device == "cpu"  # weights are folded in
-        setattr(pipe, name, torch.compile(getattr(pipe, name)))
+        how: Any = {} if job.device == "cpu" else {"mode": "reduce-overhead", "fullgraph": True}  # with CUDA graphs
+        setattr(pipe, name, torch.compile(getattr(pipe, name), **how))
         pipe.vae.decoder = torch.compile(pipe.vae.decoder)
     net, own = getattr(pipe, name), getattr(torch, dtype)
     x, z = (torch.from_numpy(job.array(each)).to(job.device, own) for each in "xz")
-    clock = torch.tensor([job.clock] * 2, device=job.device)
+    clock = torch.tensor([job.clock] * 2 * job.pictures, device=job.device)
     told = conditions(job, pipe)
 
     def step() -> Any:
@@ -306,6 +321,8 @@ def openvino(job: Job, hint: str = "f32", int8: bool = False) -> Verbs:
 
 
 def on_cpu(job: Job, dtype: str = "float32") -> str:
+    if job.pictures > 1:
+        return "measured with one picture alone"
     return "measured on the CPU alone" if job.device != "cpu" else wide(job, dtype)
 
 
@@ -354,6 +371,12 @@ def known() -> Iterator[Peer]:
             " ".join(filter(None, ("limner", engine, precision, "balanced"))), ("limner", *filter(None, (engine,))),
             lambda job, how=(precision, "all", engine, "balanced"): limner(job, *how),  # type: ignore[misc]
             on_cpu if engine else lambda _: "",
+        )  # fmt: skip
+    for engine, precision in (("recorded", ""), ("compiled", ""), ("", "fp8"), ("compiled", "fp8")):
+        yield Peer(
+            " ".join(filter(None, ("limner", engine, precision))), ("limner",),
+            lambda job, how=(precision, "all", engine): limner(job, *how),  # type: ignore[misc]
+            lambda job, how=(engine, precision): on_card(job, *how),  # type: ignore[misc]
         )  # fmt: skip
     for keep in ("one", "layer"):
         yield Peer(f"limner keep {keep}", ("limner",), lambda job, keep=keep: limner(job, keep=keep))  # type: ignore[misc]

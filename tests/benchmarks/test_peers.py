@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "peers.py"
 spec = importlib.util.spec_from_file_location("limner_benchmarks_peers", FILE)
@@ -34,6 +35,32 @@ def test_programs_do_the_same_work(tmp_path, capsys):
     chart = (tmp_path / "x.svg").read_text(encoding="utf-8")
     assert chart.startswith("<svg") and "diffusers fp32" in chart
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.json", "x.svg"]
+
+
+def test_several_pictures_are_asked_for_at_once(tmp_path, capsys):
+    pytest.importorskip("diffusers")
+    asked = ["limner fp32", "diffusers fp32", "limner recorded", "openvino fp32"]
+    told = ["--tiny", "--size", "64", "--runs", "1", "--threads", "1", "--models", "sdxl", "--peers", *asked]
+    found = peers.main([*told, "--pictures", "2", "--folder", str(tmp_path)])
+    rows = {row["peer"]: row for row in found["models"]["sdxl, 2 pictures at once"]["rows"]}
+    assert rows["diffusers fp32"]["agrees"] > 90 or "by itself" in rows["limner fp32"]["why"]
+    assert rows["limner recorded"]["why"] == "measured on a card alone"
+    assert rows["openvino fp32"]["why"] in ("openvino not installed", "measured with one picture alone")
+    assert "sdxl, 2 pictures at once, 64 x 64" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="measures nothing"):
+        peers.main(["--pictures", "0"])
+
+
+def test_a_card_is_waited_for_and_its_memory_is_told(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3e9)
+    job = peers.Job("sd15", "", "", "", 64, t=0.5, clock=500.0, first=0.0, device="cuda")
+    peers.awaited(job)
+    assert waited and peers.card_memory(job) == 3000
+    rows = [{"peer": "limner", "step": 0.05, "decode": 0.1, "total": 1.1, "peak": 2.0, "card": 3.0}]
+    found = {"size": 64, "runs": 1, "apart": False, "card": True, "rows": rows}
+    assert "| peak GB | card GB |" in peers.table("sd15", found) and "| 2.0 | 3.0 |" in peers.table("sd15", found)
 
 
 def test_a_program_that_breaks_is_named_with_its_last_words(tmp_path):
