@@ -165,7 +165,7 @@ def card_memory(job: Job) -> float:
     """MB of a card's own memory that this process held at the most."""
     import torch
 
-    return torch.cuda.max_memory_allocated() / 1e6 if job.device == "cuda" else 0.0
+    return torch.cuda.max_memory_reserved() / 1e6 if job.device == "cuda" else 0.0
 
 
 def inputs(model: str, asked: argparse.Namespace, home: Path, pictures: int = 1) -> Job:
@@ -224,7 +224,7 @@ def measure(
         open_.append(one)
     here = [one for one in open_ if not one.gone]
     weights = 2 * Path(job.file).stat().st_size if Path(job.file).exists() else 0
-    apart = len(here) * ROOM * weights > SHARE * free_memory()
+    apart = len(here) * ROOM * weights > SHARE * free_memory(job.device)
     load = os.getloadavg()[0]
     for number in range(asked.runs):
         for one in here:
@@ -261,10 +261,12 @@ def ask_all(workers: Sequence[Worker]) -> None:
                 one.ask("step" if whole else verb)
 
 
-def free_memory() -> int:
+def free_memory(device: str) -> int:
+    """Bytes that peers can take: the machine's, or the card's where that has fewer."""
     from limner.memory import free
+    from limner.place import find_place
 
-    return free()
+    return min(free(), find_place(device).memory_left or free())  # type: ignore[arg-type]
 
 
 def row_of(one: Worker, others: Sequence[Worker], home: Path) -> dict[str, Any]:

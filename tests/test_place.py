@@ -1,5 +1,7 @@
 """Where things run, and why."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -95,11 +97,13 @@ def card(**more: object) -> Place:
 def test_a_card_plays_recordings_and_compiles_where_there_is_a_compiler(monkeypatch):
     monkeypatch.setattr(limner.place.importlib.util, "find_spec", lambda name: name == "triton")
     monkeypatch.setattr(limner.place.shutil, "which", lambda name: name == "gcc")
+    monkeypatch.delenv("CC", raising=False)
     assert engines("cuda") == ("torch", "recorded", "compiled")
     assert card().driven("recorded") == card(engine="recorded")
-    assert card(keep="one", small="fp8").driven("compiled") == card(keep="one", small="fp8", engine="compiled")
-    with pytest.raises(BadInput, match="compiled holds whole networks in memory; it does not keep layer at a time"):
-        card(keep="layer").driven("compiled")
+    assert card(small="fp8").driven("compiled") == card(small="fp8", engine="compiled")
+    for keep in ("one", "layer"):
+        with pytest.raises(BadInput, match=f"compiled holds whole networks in memory; it does not keep {keep} at a"):
+            card(keep=keep).driven("compiled")
     with pytest.raises(BadInput, match="openvino computes on the cpu in fp32, bf16 or int8 here, not on cuda in bf16"):
         card().driven("openvino")
     with pytest.raises(BadInput, match="recorded is for work that a card does, on cuda, not on cpu"):
@@ -130,3 +134,27 @@ def test_fp8_is_for_cards_that_have_it(monkeypatch):
 def test_a_card_is_asked_for_both_sides_of_a_guided_step_at_once():
     assert card().pairs and not card().one_by_one
     assert not Place(torch.device("cpu"), torch.float32, "a test").pairs
+
+
+def test_what_a_card_holds_and_does_not_use_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**34))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 6 * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**32)
+    assert card().memory_left == 3 * 2**30
+    assert find_place("cpu").memory_left == 0
+
+
+def test_fp32_is_not_rounded_to_tf32_on_a_card(monkeypatch):
+    told: list[dict[str, bool]] = []
+
+    @contextlib.contextmanager
+    def flags(**how: bool) -> Iterator[None]:
+        told.append(how)
+        yield
+
+    monkeypatch.setattr(torch.backends.cudnn, "flags", flags)
+    with replace(card(), dtype=torch.float32).autocast():
+        pass
+    with find_place("cpu", torch.float32).autocast():
+        pass
+    assert told == [{"enabled": True, "allow_tf32": False}]

@@ -16,6 +16,7 @@ from typing import Any
 
 MIB = 2**20
 TILED, TILE = 3 * 2**19, 512  # pixels above which the autoencoder works in tiles of that side
+AT_ONCE = 2**23 - 1  # pixels that are decoded: 256 channels of them are just counted in 32 bits
 WINDOWS = 8  # that a denoiser takes together
 CONTROL = 0.5  # a ControlNet is not half of its model
 STREAMED = 256 * MIB  # the largest layer of a published network in fp32, and what of others is not streamed

@@ -203,16 +203,16 @@ def placed(net: Net, place: Place, pack: bool = False) -> Net:
     large and the place keeps a layer at a time.
 
     The pages of what was cast are given back, and read again by who still needs them. pack: whether what it computes
-    is worth packing its weights for.
+    is worth packing its weights for, or rounding them to 8 bits: a denoiser's is.
     """
     large = size(net) >= LARGE
     if place.folds:
         folding(net, place.keep != "layer" or bool(place.small) or not large, release)
     if place.fuses:
         fusing(net)
-    if place.small == "int8":
+    if pack and place.small == "int8":
         int8.in_int8(net, place.dtype, release)
-    if place.small == "fp8":
+    if pack and place.small == "fp8":
         fp8.in_fp8(net, place.dtype, place.device, release)
     if pack and place.packs:
         packed(net, place.dtype, release)
@@ -221,7 +221,7 @@ def placed(net: Net, place: Place, pack: bool = False) -> Net:
     if not large:
         return place.settle(net)  # type: ignore[return-value]
     if place.keep == "layer":
-        return streamed(net, place.settle, release, place.fetch if place.fetches else None)
+        return streamed(net, place.settle, release, place if place.fetches else None)
     for layer in net.modules():
         if not list(layer.children()):
             before = [(value, value.data) for value in layer.parameters()]

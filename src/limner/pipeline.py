@@ -19,7 +19,7 @@ from limner.diffusion.thrift import Memory, Thrift
 from limner.errors import BadInput, BadWeights, UnknownName
 from limner.families import Defaults, Family
 from limner.families.recognise import Checkpoint, recognise
-from limner.memory import TILE, TILED, cost_of, free
+from limner.memory import AT_ONCE, TILE, TILED, cost_of, free
 from limner.models.bert import pool
 from limner.models.eye import Eye
 from limner.models.mini_autoencoder import MiniAutoencoder
@@ -192,7 +192,7 @@ class Model:
         return pixels > TILED or (pixels > TILE**2 and not self._fits(pixels))
 
     def _fits(self, pixels: int) -> bool:
-        return cost_of(self.family.name).decode * pixels <= (self.place.memory_left or free())
+        return pixels <= AT_ONCE and cost_of(self.family.name).decode * pixels <= (self.place.memory_left or free())
 
     def keeping(self, keep: Keep) -> Model:
         """The same model, keeping more or fewer of its networks in memory; before it was first used."""

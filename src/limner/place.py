@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +81,7 @@ class Place:
         if engine not in engines(self.device.type):
             lacks = "needs triton and a C compiler" if engine == "compiled" else "is not installed"
             raise BadInput(f"{engine} {lacks}: pip install '{NEEDED.get(engine, engine)}'")
-        if self.keep == "layer" or (self.keep == "one" and engine == "openvino"):
+        if self.keep != "all":
             raise BadInput(f"{engine} holds whole networks in memory; it does not keep {self.keep} at a time")
         return replace(self, engine=engine)
 
@@ -127,8 +128,11 @@ class Place:
 
     @property
     def memory_left(self) -> int:
-        """Bytes that are free on a device that has its own; 0: it computes in the machine's."""
-        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
+        """Bytes that are free on a device that has its own, or held and not in use; 0: it computes in the machine's."""
+        if self.device.type != "cuda":
+            return 0
+        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + held
 
     def settle(self, net: nn.Module) -> nn.Module:
         """On the device, the weights of linear and convolutional layers in `dtype` for good, all others in fp32.
@@ -147,8 +151,16 @@ class Place:
         """Whether weights can be brought here while it computes."""
         return self.device.type == "cuda"
 
-    def fetch(self, values: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-        """Begins to bring weights of products to a card, beside what it computes; what is returned has it wait."""
+    def told(self) -> torch.cuda.Event:
+        """A mark of what a card was told to compute until now."""
+        return torch.cuda.current_stream().record_event()
+
+    def fetch(self, values: Sequence[Tensor], after: torch.cuda.Event) -> Callable[[], list[Tensor]]:
+        """Begins to bring weights of products to a card, beside what it computes behind a mark.
+
+        What is returned has the card wait for them. So Python is never far ahead, and few layers are there at once.
+        """
+        after.synchronize()
         with torch.cuda.stream(_aside()):
             pinned = [value.pin_memory() for value in values]  # so the card reads them by itself
             there = [self._settled(value.to(self.device, non_blocking=True)) for value in pinned]
@@ -176,9 +188,11 @@ class Place:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """Matrix products and convolutions in `dtype`, the rest in fp32."""
+        """Matrix products and convolutions in `dtype`, the rest in fp32; fp32 itself is not rounded to TF32."""
         if self.dtype == torch.float32:
-            yield
+            exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self.device.type == "cuda" else None
+            with exact or contextlib.nullcontext():
+                yield
         else:
             with torch.autocast(self.device.type, self.dtype):
                 yield
@@ -186,7 +200,7 @@ class Place:
 
 @cache
 def _aside() -> torch.cuda.Stream:
-    """Where weights are brought, beside the work."""
+    """Where weights are brought, and work is tried, beside what is computed."""
     return torch.cuda.Stream()
 
 
@@ -198,15 +212,20 @@ class Recording:
 
     def __init__(self, work: Work, told: list[Tensor], others: Sequence[Recording] = ()) -> None:
         self._told = [value.clone() for value in told]  # where it reads
-        self._graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        self._graph, here, aside = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), _aside()
+        aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(WARM):
                 work(self._told)
-        torch.cuda.current_stream().wait_stream(aside)
+        here.wait_stream(aside)
         pool = others[0]._graph.pool() if others else None
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._gave = work(self._told)
+        torch._C._cuda_clearCublasWorkspaces()  # one that was made in here belongs to this recording alone
+        try:
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+                self._gave = work(self._told)
+        finally:
+            torch._C._cuda_clearCublasWorkspaces()
+            torch.cuda.set_stream(here)  # also where it failed
 
     def __call__(self, told: list[Tensor]) -> list[Tensor]:
         for mine, value in zip(self._told, told, strict=True):
@@ -252,7 +271,8 @@ def precisions(device: str) -> tuple[Precision, ...]:
 def engines(device: str) -> tuple[Engine, ...]:
     """What can do the denoisers' arithmetic on a device of this machine."""
     if device == "cuda":
-        compiler = importlib.util.find_spec("triton") and (shutil.which("cc") or shutil.which("gcc"))
+        c = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")  # where triton looks
+        compiler = importlib.util.find_spec("triton") and c
         return ("torch", "recorded", "compiled") if compiler else ("torch", "recorded")
     there = device == "cpu" and importlib.util.find_spec("openvino") is not None
     return ("torch", "openvino") if there else ("torch",)

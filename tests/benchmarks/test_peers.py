@@ -54,7 +54,7 @@ def test_several_pictures_are_asked_for_at_once(tmp_path, capsys):
 def test_a_card_is_waited_for_and_its_memory_is_told(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3e9)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3e9)
     job = peers.Job("sd15", "", "", "", 64, t=0.5, clock=500.0, first=0.0, device="cuda")
     peers.awaited(job)
     assert waited and peers.card_memory(job) == 3000

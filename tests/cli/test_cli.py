@@ -196,7 +196,7 @@ def test_a_pipe_gets_paths_and_no_bar(at):
 
 def test_ctrl_c_keeps_what_is_finished(at):
     work = subprocess.Popen(
-        [*RUN, "--count", "100000", *at],
+        [*RUN, "--count", "3000", *at],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -62,7 +62,7 @@ def test_the_module_is_the_command(start: Start):
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(start: Start, tiny_folder: Path):
-    process = start("paint", "a cat", "-m", tiny_folder, "--size", 64, "--steps", 4, "--count", 100_000)
+    process = start("paint", "a cat", "-m", tiny_folder, "--size", 64, "--steps", 4, "--count", 3_000)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()
     process.stdout.close()

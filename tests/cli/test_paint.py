@@ -82,8 +82,8 @@ def test_a_precision_that_the_machine_lacks_is_refused_with_those_it_has(paint):
     assert said.status == 2
     assert said.err.startswith("error: cpu cannot compute in fp16 here; it can in ")
     assert (
-        "precision should be '', 'fp32', 'bf16', 'fp16' or 'int8', not 'fp8'"
-        in paint("a cat", "--precision", "fp8").err
+        "precision should be '', 'fp32', 'bf16', 'fp16', 'int8' or 'fp8', not 'fp4'"
+        in paint("a cat", "--precision", "fp4").err
     )
 
 
@@ -100,7 +100,10 @@ def test_another_engine_paints_the_same_picture_and_says_so(paint, limner):
 
 
 def test_an_engine_that_nobody_knows_is_refused(paint):
-    assert "engine should be '', 'torch' or 'openvino', not 'onnx'" in paint("a cat", "--engine", "onnx").err
+    assert (
+        "engine should be '', 'torch', 'recorded', 'compiled' or 'openvino', not 'onnx'"
+        in paint("a cat", "--engine", "onnx").err
+    )
 
 
 def test_from_with_a_flag_takes_a_field_back(paint, limner):

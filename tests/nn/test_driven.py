@@ -50,7 +50,8 @@ def mini() -> tuple[nn.Module, Callable[[int, int], tuple[Tensor, Tensor, Cond]]
 
 
 def unet() -> tuple[nn.Module, Callable[[int, int], tuple[Tensor, Tensor, Cond]]]:
-    net = tiny_net("sdxl", "denoiser").eval().requires_grad_(False)
+    small = {"multiples": (1, 2), "depths": (0, 1), "middle": 1}  # an engine takes its time for each layer
+    net = tiny_net("sdxl", "denoiser", **small).eval().requires_grad_(False)
 
     def case(rows: int, words: int) -> tuple[Tensor, Tensor, Cond]:
         rng = torch.Generator().manual_seed(rows + words)
@@ -153,6 +154,14 @@ def test_what_deep_layers_gave_is_carried_over(made):
     want = net(other, t, cond, deep=lambda _: gave[0])
     assert apart(both(other, t, cond, deep=lambda _: gave[0]), want) < 2e-5
     assert apart(want, net(other, t, cond)) > 1e-4
+
+
+@torch.inference_mode()
+def test_who_waits_for_the_graph_of_a_large_network_is_told(monkeypatch):
+    net, case = mini()
+    monkeypatch.setattr(forms, "LARGE", 1)
+    with pytest.warns(UserWarning, match="a graph is made of the network, for pictures of this form"):
+        once(net)(*case(1, 5))
 
 
 @torch.inference_mode()

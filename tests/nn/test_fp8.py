@@ -46,6 +46,14 @@ def test_a_row_of_a_batch_is_the_one_that_it_is_alone():
     assert torch.equal(layer(x)[1:2], layer(x[1:2]))
 
 
+@torch.inference_mode()
+def test_rows_lie_one_after_another_whatever_came_in():
+    """As torch's own rules for a card want it, which it knows without one."""
+    hollow = Fp8Linear(nn.Linear(64, 32), torch.bfloat16, torch.device("meta"))
+    x = torch.empty(1, 64, 16, 16, device="meta")  # as a card's norms give it: places beside one another
+    assert hollow(x.permute(0, 2, 3, 1).flatten(1, 2)).shape == (1, 256, 32)
+
+
 def test_what_a_card_cannot_multiply_and_what_reads_times_stays_wide():
     assert eligible("middle_block.1.proj_in", nn.Linear(64, 32))
     for name, layer in (
@@ -72,7 +80,7 @@ def test_a_network_in_fp8_answers_nearly_the_same(family: str):
         cond = Cond(cond.tokens, pooled=drawn(2, config.pooled))
     x, t = drawn(2, config.channels, 8, 8), torch.full((2,), 500.0)
     place, gone = Place(CPU, torch.bfloat16, "a test", small="fp8"), []
-    small = placed(copy.deepcopy(net), place)
+    small = placed(copy.deepcopy(net), place, pack=True)
     assert any(isinstance(each, Fp8Linear) and each.small.dtype == KIND for each in small.modules())
     with place.autocast():
         answer, want = small(x, t, cond), net(x, t, cond)

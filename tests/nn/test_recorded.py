@@ -145,7 +145,16 @@ def card(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         recordings.append(told)
         return Stream()
 
-    fakes = {"CUDAGraph": Graph, "Stream": Stream, "current_stream": Stream, "stream": lambda s: s, "graph": capture}
+    monkeypatch.setattr("limner.place._aside", Stream)
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, raising=False)
+    fakes = {
+        "set_stream": lambda _: None,
+        "CUDAGraph": Graph,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": lambda s: s,
+        "graph": capture,
+    }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     begin = Recording.__init__
@@ -212,6 +221,27 @@ def test_a_network_whose_blocks_are_compiled_stays_as_it_is_for_others(tmp_path,
     asked.clear()
     net(x, t, cond)
     assert asked
+
+
+@torch.inference_mode()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_blocks_compile_for_as_many_forms_as_are_asked_for(tmp_path, compiler, monkeypatch):
+    """By itself torch's compiler gives up after eight."""
+    net = net_of("mini")
+    both = Recorded(net, HERE, tmp_path)
+    for size in range(4, 24, 2):
+        told = told_of(net, 1, size=size)
+        assert torch.equal(both(*told), net(*told))
+
+
+@torch.inference_mode()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_who_waits_for_the_compiler_is_told(tmp_path, compiler, monkeypatch):
+    net = net_of("mini")
+    Recorded(net, HERE, tmp_path)(*told_of(net, 1))  # small ones are not worth a word
+    monkeypatch.setattr(forms, "LARGE", 1)
+    with pytest.warns(UserWarning, match="blocks are compiled, for pictures of this form"):
+        Recorded(net, HERE, tmp_path)(*told_of(net, 1))
 
 
 def test_the_blocks_of_a_network_are_what_it_repeats():

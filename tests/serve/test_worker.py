@@ -517,10 +517,11 @@ def test_a_killed_worker_is_started_again_and_the_job_finishes_once(bench: Bench
 
 def test_a_worker_tells_the_memory_of_a_device_that_has_its_own(monkeypatch: pytest.MonkeyPatch):
     assert "memory" not in capabilities(PLACE, "mini", {})
-    card = SimpleNamespace(total_memory=80 * 2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    card = SimpleNamespace(total_memory=80 * 2**30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _=None: card)
     place = Place(torch.device("cuda"), torch.float16, "a test")
     known = capabilities(place, "mini", {})
+    assert known["precisions"][-1] == "fp8" and known["engines"][:2] == ("torch", "recorded")
     assert known["memory"] == 80 * 2**30 and budget(Config(), known) == int(0.8 * 80 * 2**30)
 
 

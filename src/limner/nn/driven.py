@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from limner.nn.forms import Formed, Told
+from limner.nn.forms import Formed, Told, is_large
 from limner.nn.graph import Reach, Seen, in_8_bits, in_parts, reach_of
 from limner.nn.streamed import copied
 from limner.nn.upsample import FoldedUpsample, folding
@@ -110,6 +110,8 @@ class Driven(Formed):
         file = kept / "graph.xml" if kept else None
         if file is None or not file.exists():
             net = self._read()
+            if is_large(net):
+                warnings.warn("a graph is made of the network, for pictures of this form; it is kept", stacklevel=2)
             graph = _graph(told(net), tensors)
             graph = in_parts(in_8_bits(graph, net, self._reach) if self._int8 else graph)
             if kept:

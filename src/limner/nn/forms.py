@@ -20,6 +20,7 @@ from limner.types import Cond, Deep
 Part = Literal["whole", "both", "outer"]  # the answer; with what deep layers give; or from what they gave
 MOST = 8  # ways to answer that a network holds; the one that was asked longest ago goes
 WORDS = 16  # maskable tokens are filled to a multiple of so many, so that prompts of most lengths share a form
+LARGE = 2**25  # weights from which on a network has people wait while a way to answer is made
 Form = Any  # nested: None, (shape, type), or a tuple of these
 
 
@@ -51,6 +52,10 @@ def rebuilt(form: Form, tensors: Iterator[Tensor]) -> Any:
 def filled(cond: Cond) -> Cond:
     """Tokens that a mask can hide filled to a multiple of WORDS with hidden ones, which change nothing."""
     return cond.filled(-(-cond.tokens.shape[1] // WORDS) * WORDS)
+
+
+def is_large(net: nn.Module) -> bool:
+    return sum(value.numel() for value in net.parameters()) >= LARGE
 
 
 class Told(nn.Module):

@@ -58,7 +58,8 @@ class Fp8Linear(nn.Module):
         self.bias = None if layer.bias is None else layer.bias.data.to(device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        small, scale = rounded(x.reshape(-1, self.in_features))
+        rows = x.reshape(-1, self.in_features).contiguous()  # the card's product takes rows that lie one after another
+        small, scale = rounded(rows)
         y = torch._scaled_mm(small, self.small, scale, self.scales, out_dtype=self.dtype)  # no public name in torch 2.9
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], self.out_features)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from limner.nn.forms import Formed, Told
+from limner.nn.forms import Formed, Told, is_large
 from limner.place import Place, Work
 
-FORMS = 64  # in which one kind of block is compiled: widths, sizes of pictures, wishes
+FORMS = 2**16  # in which one kind of block is compiled at the most: widths, sizes of pictures and batches, wishes
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # where torch's compiler keeps what it made, over processes
 
 
@@ -37,6 +38,8 @@ class Recorded(Formed):
 
     def way(self, _: str, told: Callable[[nn.Module], Told], tensors: list[Tensor]) -> Work:
         whole = told(self.net)
+        if self._blocks and is_large(self.net):
+            warnings.warn("blocks are compiled, for pictures of this form; the next process finds them", stacklevel=2)
 
         def work(tensors: list[Tensor]) -> tuple[Tensor, ...]:
             with self._compiled():
@@ -56,7 +59,7 @@ class Recorded(Formed):
         try:
             for block, fused in zip(self._blocks, self._fused, strict=True):
                 vars(block)["forward"] = fused
-            with compiler.patch(recompile_limit=FORMS):
+            with compiler.patch(recompile_limit=FORMS, accumulated_recompile_limit=FORMS):
                 yield
         finally:
             for block in self._blocks:

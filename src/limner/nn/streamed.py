@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from limner.nn.packed import exchanged
 from limner.nn.upsample import FoldedUpsample
 
-Fetch = Callable[[Sequence[Tensor]], Callable[[], Sequence[Tensor]]]  # begins to bring; what it returns waits
 TABLE = 2**22  # values of an embedding from which on it is not copied; places and buckets have fewer
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -29,23 +28,30 @@ def streamed(
     net: Net,
     settle: Callable[[nn.Module], object],
     release: Callable[[Tensor], object],
-    fetch: Fetch | None = None,
+    carrier: Carrier | None = None,
 ) -> Net:
     """The network itself, with linear layers and convolutions brought to their place at each call and no longer.
 
-    settle: brings a layer to its place. release: gives the pages of a tensor back to the system. fetch: begins to bring
-    weights to a place of its own memory; then the layer that comes next is brought while one computes. What else there
-    is is settled for good. Layers may not be called by two threads at once.
+    settle: brings a layer to its place. release: gives the pages of a tensor back to the system. carrier: of a place
+    that has a memory of its own; then the layer that comes next is brought while one computes. What else there is is
+    settled for good. Layers may not be called by two threads at once.
     """
-    bring = Ahead(fetch).bring if fetch else settle
+    bring = Ahead(carrier).bring if carrier else settle
     for layer in net.modules():
         if isinstance(layer, FoldedUpsample) and layer.empty:
             _fill(layer, release)
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
             _stream(layer, bring, release)
-        elif not list(layer.children()):
-            settle(layer)
+        else:
+            settle(_alone(layer))
     return net
+
+
+def _alone(layer: nn.Module) -> nn.Module:
+    """What a module has itself, without the layers inside it."""
+    alone = copy.copy(layer)
+    alone._modules = {}
+    return alone
 
 
 def _fill(layer: FoldedUpsample, release: Callable[[Tensor], object]) -> None:
@@ -70,14 +76,24 @@ def _stream(layer: nn.Module, settle: Callable[[nn.Module], object], release: Ca
     layer.register_forward_hook(after, always_call=True)  # also where the layer failed
 
 
+class Carrier(Protocol):
+    """Brings weights to a place of its own memory, beside what it computes."""
+
+    def told(self) -> Any:
+        """A mark of what it was told to compute until now."""
+
+    def fetch(self, values: Sequence[Tensor], after: Any) -> Callable[[], Sequence[Tensor]]:
+        """Begins to bring them when it has computed until the mark; what is returned has it wait for them."""
+
+
 class Ahead:
     """Brings layers, and meanwhile the one that came next the last time: a thread reads its pages, the device copies.
 
     So two are there at once. Where another comes than the last time, what was begun for nothing is let go.
     """
 
-    def __init__(self, fetch: Fetch) -> None:
-        self._fetch, self._thread = fetch, ThreadPoolExecutor(1, "ahead")
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier, self._thread = carrier, ThreadPoolExecutor(1, "ahead")
         self._after: dict[nn.Module, nn.Module] = {}
         self._last: nn.Module | None = None
         self._coming: tuple[nn.Module, Future[Callable[[], Sequence[Tensor]]]] | None = None
@@ -85,12 +101,13 @@ class Ahead:
     def bring(self, layer: nn.Module) -> None:
         """Has the weights of a layer, as they lie in their file, at their place."""
         begun, self._coming = self._coming, None
-        there = begun[1].result() if begun and begun[0] is layer else self._fetch(_weights(layer))
+        before = self._carrier.told()  # the layers before this one
+        there = begun[1].result() if begun and begun[0] is layer else self._carrier.fetch(_weights(layer), before)
         if self._last is not None:
             self._after[self._last] = layer
         self._last = layer
         if (following := self._after.get(layer)) is not None and following is not layer:
-            self._coming = following, self._thread.submit(self._fetch, _weights(following))
+            self._coming = following, self._thread.submit(self._carrier.fetch, _weights(following), before)
         for value, brought in zip(layer.parameters(recurse=False), there(), strict=True):
             value.data = brought
 

@@ -116,7 +116,7 @@ def _work(model: Model, recipes: Sequence[Recipe]) -> tuple[int, int]:
         walked = min(pixels, WINDOWS * window**2) if window else pixels
         most.append((rows * cost.walk * walked, cost.decode * min(pixels, TILE**2)))
     walk, decode = (max(column) for column in zip(*most, strict=True))
-    return walk, decode
+    return walk, decode + walk * (model.place.engine in ("recorded", "compiled"))  # a recording keeps what it works in
 
 
 def _area(recipe: Recipe) -> int:
