@@ -18,6 +18,7 @@ from limner.memory import trim
 from limner.nn import fp8, int8
 from limner.nn.driven import Driven
 from limner.nn.fused import fusing
+from limner.nn.narrow import narrowed
 from limner.nn.packed import packed
 from limner.nn.recorded import Recorded
 from limner.nn.streamed import copied, is_table, streamed, tabled
@@ -208,6 +209,8 @@ def placed(net: Net, place: Place, pack: bool = False) -> Net:
     large = size(net) >= LARGE
     if place.folds:
         folding(net, place.keep != "layer" or bool(place.small) or not large, release)
+    if place.narrows:
+        narrowed(net)
     if place.fuses:
         fusing(net)
     if pack and place.small == "int8":

@@ -100,6 +100,11 @@ class Place:
         return self.one_by_one or self.device.type == "cuda"
 
     @property
+    def narrows(self) -> bool:
+        """Whether autocast would widen norms and what follows them here."""
+        return self.device.type == "cuda" and self.dtype != torch.float32
+
+    @property
     def folds(self) -> bool:
         """Whether doubling the sides and a convolution are to be one: measured on the CPU alone."""
         return self.device.type == "cpu"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 from limner.models.mini_transformer import MiniTransformer, MiniTransformerConfig
 from limner.models.unet import TransformerBlock
 from limner.nn import forms
+from limner.nn.fp8 import in_fp8
+from limner.nn.narrow import narrowed
 from limner.nn.recorded import CACHE, Recorded, blocks
 from limner.place import Place, Recording
 from limner.types import Cond
@@ -206,6 +209,18 @@ def test_blocks_compile_whole(name: str, wishes: dict[str, Any], tmp_path, compi
     net = net_of(name)
     x, t, cond = told_of(net, 2)
     assert torch.equal(Recorded(net, HERE, tmp_path)(x, t, cond, **wishes), net(x, t, cond, **wishes))
+
+
+@torch.inference_mode()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_blocks_of_a_card_compile_whole(tmp_path, compiler, monkeypatch):
+    """With norms as narrow as what they read, in products of 8 bits."""
+    net = in_fp8(narrowed(deepcopy(net_of("sdxl"))), torch.bfloat16, torch.device("cpu"), lambda _: None)
+    x, t, cond = told_of(net, 2)
+    place = replace(HERE, dtype=torch.bfloat16)
+    monkeypatch.setattr("limner.nn.attention.fuses_attention", lambda _: True)  # as a card does
+    with place.autocast():
+        assert torch.equal(Recorded(net, place, tmp_path)(x, t, cond), net(x, t, cond))
 
 
 @torch.inference_mode()

@@ -30,7 +30,10 @@ class Upsample(nn.Module):
         return 4 * out * (4 * channels + 1)  # four corners, each of 2x2 places and a bias
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        return self.conv(F.interpolate(x, size=size or _doubled(x), mode="nearest"))
+        return self.conv(self.enlarged(x, size))
+
+    def enlarged(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        return F.interpolate(x, size=size or _doubled(x), mode="nearest")
 
 
 class FoldedUpsample(nn.Module):
