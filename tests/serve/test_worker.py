@@ -534,3 +534,18 @@ def test_a_job_is_painted_in_the_precision_that_it_names(bench: Bench):
     assert (own.state, small.state, never.state) == ("done", "done", "failed")
     assert "cpu cannot compute in fp16 here; it can in" in never.error
     assert bench.pictures(own)[0].tobytes() != bench.pictures(small)[0].tobytes()
+
+
+def test_a_card_that_failed_ends_the_process_and_the_next_paints_the_job(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    job = bench.add()
+    with monkeypatch.context() as card, pytest.raises(torch.AcceleratorError):
+        card.setattr(module, "painting", broken)
+        bench.worker.run()
+    assert bench.job(job.id).state == "running"  # nobody said that it failed
+    after = bench.another("w")
+    bench.on = lambda event: after.stop() if event["event"] == "done" else None
+    after.run()
+    assert (bench.job(job.id).state, bench.job(job.id).attempt) == ("done", 2)

@@ -24,6 +24,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from torch import AcceleratorError
+
 from limner.errors import BadInput, LimnerError
 from limner.pipeline import Model
 from limner.place import Place, find_place
@@ -157,6 +159,8 @@ class Worker:
                     self._stop.wait(GATHER)
             except Stopped:
                 break
+            except AcceleratorError:  # a card that failed once fails for as long as a process lives
+                raise
             except Exception:  # the database is away, or the disk is full: a worker outlives that
                 traceback.print_exc()
                 self._stop.wait(self._poll / 2)
@@ -279,7 +283,7 @@ class Worker:
             part = wanted[:1] if alone else wanted
             try:
                 self._walk(part)
-            except Stopped:
+            except (Stopped, AcceleratorError):
                 raise
             except Exception as error:
                 if len(part) == 1:
