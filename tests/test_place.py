@@ -106,7 +106,7 @@ def test_a_card_plays_recordings_and_compiles_where_there_is_a_compiler(monkeypa
             card(keep=keep).driven("compiled")
     with pytest.raises(BadInput, match="openvino computes on the cpu in fp32, bf16 or int8 here, not on cuda in bf16"):
         card().driven("openvino")
-    with pytest.raises(BadInput, match="recorded is for work that a card does, on cuda, not on cpu"):
+    with pytest.raises(BadInput, match="recorded computes on cuda, not on cpu; here it is torch"):
         find_place("cpu").driven("recorded")
     for lacks in ("importlib.util.find_spec", "shutil.which"):
         monkeypatch.setattr(f"limner.place.{lacks}", lambda _: None)

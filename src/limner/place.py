@@ -72,7 +72,8 @@ class Place:
         if engine == "torch":
             return replace(self, engine=engine)
         if engine != "openvino" and self.device.type != "cuda":
-            raise BadInput(f"{engine} is for work that a card does, on cuda, not on {self.device.type}")
+            there = " and ".join(engines(self.device.type))
+            raise BadInput(f"{engine} computes on cuda, not on {self.device.type}; here it is {there}")
         if engine == "openvino" and (self.device.type != "cpu" or self.dtype == torch.float16):
             raise BadInput(
                 f"{engine} computes on the cpu in fp32, bf16 or int8 here, "

@@ -47,6 +47,7 @@ def sheet(
 
     from limner.image import from_pil, to_pil
     from limner.provenance.metadata import chunks
+    from limner.tasks.afford import sparing
     from limner.tasks.cutout import cutout
     from limner.tasks.run import begin, several
     from limner.tasks.sheet import sheet as lay
@@ -55,7 +56,7 @@ def sheet(
     recipes = [one for text in prompts for one in several(begin(model, **fields | {"prompt": text}), count)]
     opaque = model.family.latent.pixels == 3
     pictures = []
-    for finished, _ in batches(model, recipes, quiet):
+    for finished, _ in batches(sparing(model, recipes), recipes, quiet):
         for one in finished:
             pictures.append(to_pil(cutout(from_pil(one.image)).picture) if opaque else one.image)
     names = [text if count == 1 else f"{text} {i + 1}" for text in prompts for i in range(count)]

@@ -45,10 +45,11 @@ def tile(
     fields = {"task": "tile", "prompt": prompt, "seamless": axis} | sides(size) | (wishes or Wishes()).fields()
     model, fields = ready(fields, device, keep)
 
+    from limner.tasks.afford import sparing
     from limner.tasks.run import begin, several
 
     recipes = several(begin(model, **fields), count)
-    for finished, seconds in batches(model, recipes, out.quiet):
+    for finished, seconds in batches(sparing(model, recipes), recipes, out.quiet):
         for one in finished:
             path = out.save(one, model, out.path(one.recipe, count == 1))
             out.tell(path, one, seconds)
