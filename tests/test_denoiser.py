@@ -122,3 +122,36 @@ def test_a_real_network_answers_a_pair_as_it_answers_each():
     for found, each in zip(both(x, 0.5), (one, other), strict=True):
         want = each(x, 0.5)
         assert (found - want).norm() < 0.02 * want.norm()
+
+
+@pytest.mark.parametrize("rows", [1, 3], ids=["one for all", "a negative for each"])
+def test_a_card_is_asked_for_both_sides_of_a_whole_batch(rows: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Place, "pairs", property(lambda _: True))
+    net, x = Counting(), drawn(3)
+    wanted, unwanted = told(net, 0.5, WIDE, rows=3), told(net, -0.25, WIDE, rows=rows)
+    both = wanted.paired(unwanted)
+    assert both
+    found = both(x, 0.5)
+    assert net.asked == [6]
+    for one, want in zip(found, (wanted(x, 0.5), unwanted(x, 0.5)), strict=True):
+        assert torch.equal(one, want)
+
+
+@torch.inference_mode()
+def test_a_card_carries_over_what_both_sides_of_a_whole_batch_gave(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Place, "pairs", property(lambda _: True))
+    net = tiny_net("sd15", "denoiser").requires_grad_(False)
+    conds = [Cond(torch.randn(1, 5, net.config.context, generator=torch.Generator().manual_seed(i))) for i in range(2)]
+    walks = []
+    for pairs in (True, False):
+        thrift = Thrift((0.9, 0.8, 0.7, 0.6), every=2, late=0.85)
+        sides = [Conditioned(shared(net), WIDE, Discrete(), cond, memory=Memory(thrift)) for cond in conds]
+        both = sides[0].paired(sides[1])
+        assert both
+        x, seen = drawn(2).repeat(1, 1, 2, 2), []
+        for t in (0.9, 0.8, 0.7, 0.6):
+            seen += both(x, t) if pairs else [side(x, t) for side in sides]
+            x = x * 0.9
+        walks.append(seen)
+    assert len(walks[0]) == len(walks[1]) == 8
+    assert all((one - other).abs().max() < 1e-4 * other.abs().max() for one, other in zip(*walks, strict=True))
