@@ -266,7 +266,8 @@ def free_memory(device: str) -> int:
     from limner.memory import free
     from limner.place import find_place
 
-    return min(free(), find_place(device).memory_left or free())  # type: ignore[arg-type]
+    there = free()
+    return min(there, find_place(device).memory_left or there)  # type: ignore[arg-type]
 
 
 def row_of(one: Worker, others: Sequence[Worker], home: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Keep = Literal["all", "one", "layer"]
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 Engine = Literal["torch", "recorded", "compiled", "openvino"]
-NEEDED = {"openvino": "limner[openvino]", "compiled": "triton"}  # of engines
+NEEDED = {"openvino": "limner[openvino]", "compiled": "triton"}  # packages that engines want
 Work = Callable[[list[Tensor]], Sequence[Tensor]]  # on the device, the same for every number
 WARM = 2  # times that work is done before it is recorded: what is made once, handles and compiled code, cannot be
 FP8 = (8, 9)  # the least CUDA capability with products of fp8: Ada's
@@ -81,10 +81,15 @@ class Place:
             )
         if engine not in engines(self.device.type):
             lacks = "needs triton and a C compiler" if engine == "compiled" else "is not installed"
-            raise BadInput(f"{engine} {lacks}: pip install '{NEEDED.get(engine, engine)}'")
+            raise BadInput(f"{engine} {lacks}: pip install '{NEEDED[engine]}'")
         if self.keep != "all":
             raise BadInput(f"{engine} holds whole networks in memory; it does not keep {self.keep} at a time")
         return replace(self, engine=engine)
+
+    @property
+    def records(self) -> bool:
+        """Whether denoisers' work is recorded, and played again by the device itself."""
+        return self.engine in ("recorded", "compiled")
 
     @property
     def one_by_one(self) -> bool:

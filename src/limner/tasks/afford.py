@@ -116,7 +116,7 @@ def _work(model: Model, recipes: Sequence[Recipe]) -> tuple[int, int]:
         walked = min(pixels, WINDOWS * window**2) if window else pixels
         most.append((rows * cost.walk * walked, cost.decode * min(pixels, TILE**2)))
     walk, decode = (max(column) for column in zip(*most, strict=True))
-    return walk, decode + walk * (model.place.engine in ("recorded", "compiled"))  # a recording keeps what it works in
+    return walk, decode + walk * model.place.records  # a recording keeps what it works in
 
 
 def _area(recipe: Recipe) -> int:
@@ -129,5 +129,7 @@ def _weights(model: Model, recipes: Sequence[Recipe]) -> Weights:
     unused |= {"autoencoder"} if all(recipe.fast_decode for recipe in recipes) else {"tiny"}
     unused |= set() if model.t5 else {"text_3"}
     each = {net: nets.weight(net) for net in nets if net not in unused}
-    more = max(bool(recipe.refiner) + CONTROL * len((*recipe.controls, *recipe.picture_prompts)) for recipe in recipes)
-    return Weights(each, max(nets.layer(net) for net in each), int(more * each["denoiser"]))
+    refined = max(bool(recipe.refiner) for recipe in recipes) * each["denoiser"]
+    controls = CONTROL * max(len((*recipe.controls, *recipe.picture_prompts)) for recipe in recipes)
+    wide = sum(value.numel() for value in nets.bare("denoiser").parameters()) * model.place.dtype.itemsize
+    return Weights(each, max(nets.layer(net) for net in each), int(refined + controls * wide))  # theirs are never small
